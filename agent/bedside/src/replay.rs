@@ -1,0 +1,169 @@
+//! The replay: one task a bed, paced by the clock, held back by lag.
+//!
+//! Place: sends what `monitor` cuts to `ecg.waveforms.v1`.
+//! Invariant: a packet is sent when its last sample would have been taken, not before; a hold shifts everything after it,
+//! so no burst follows. The clock decides when a packet is sent, never what is in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use ecg::packet::Packet;
+use ecg::{SAMPLE_RATE_HZ, topic};
+use service::kafka::sink::Sink;
+use service::shutdown::Shutdown;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::BedsideSummary;
+use crate::metrics::Metrics;
+use crate::monitor::{Disturbance, Monitor};
+use crate::noise::NoiseSource;
+use crate::plan::{Bed, Plan};
+use crate::settings::BedsideSection;
+
+/// Packets that readers are behind.
+pub type LagProbe = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// How long a bed waits before it looks at the lag again.
+const HOLD: Duration = Duration::from_millis(20);
+
+/// Everything that the beds share.
+pub(crate) struct Replay {
+    section: BedsideSection,
+    noise: Option<NoiseSource>,
+    sink: Sink,
+    metrics: Metrics,
+    lag: Option<LagProbe>,
+    plays: AtomicU64,
+}
+
+/// A bed's pace: where its stream's sample 0 lies on the clock.
+struct Pace {
+    zero: Instant,
+    speed: f64,
+}
+
+impl Pace {
+    fn due(&self, sample: i64) -> Instant {
+        self.zero + Duration::from_secs_f64(sample as f64 / SAMPLE_RATE_HZ / self.speed)
+    }
+}
+
+impl Replay {
+    pub(crate) fn new(
+        section: BedsideSection,
+        noise: Option<NoiseSource>,
+        sink: Sink,
+        metrics: Metrics,
+        lag: Option<LagProbe>,
+    ) -> Self {
+        Self {
+            section,
+            noise,
+            sink,
+            metrics,
+            lag,
+            plays: AtomicU64::new(0),
+        }
+    }
+
+    /// Plays every bed's part of the plan.
+    ///
+    /// # Errors
+    /// When the broker does not take a packet; the other beds stop.
+    pub(crate) async fn play(self, plan: &Plan, shutdown: Shutdown) -> anyhow::Result<BedsideSummary> {
+        let replay = Arc::new(self);
+        let start_time_us = now_us();
+        let boot_id = match replay.section.boot_id {
+            0 => (start_time_us / 1_000_000).max(1) as u64,
+            fixed => fixed,
+        };
+        let packet_time = Duration::from_millis(replay.section.packet_ms.into()).div_f64(replay.section.speed);
+        let mut beds = JoinSet::new();
+        for (number, bed) in plan.beds.iter().enumerate() {
+            let monitor = Monitor {
+                stream_id: bed.stream_id.clone(),
+                boot_id,
+                packet_samples: replay.section.packet_samples(),
+                start_time_us,
+            };
+            // beds start spread over one packet, as monitors that know nothing of one another
+            let zero = Instant::now() + packet_time.mul_f64(number as f64 / plan.beds.len() as f64);
+            let (replay, bed, shutdown) = (Arc::clone(&replay), bed.clone(), shutdown.clone());
+            beds.spawn(async move {
+                tokio::select! {
+                    played = replay.play_bed(number as u64, &bed, &monitor, zero) => played,
+                    () = shutdown.wait() => Ok(()),
+                }
+            });
+        }
+        replay.metrics.beds.set(plan.beds.len() as i64);
+        while let Some(bed) = beds.join_next().await {
+            bed.context("a bed panicked")??;
+            replay.metrics.beds.dec();
+        }
+        replay.sink.flush().await.context("flush kafka sink")?;
+        let (packets_sent, plays) = (replay.metrics.packets_sent(), replay.plays.load(Ordering::Relaxed));
+        Ok(BedsideSummary { packets_sent, plays })
+    }
+
+    async fn play_bed(&self, number: u64, bed: &Bed, monitor: &Monitor, zero: Instant) -> anyhow::Result<()> {
+        let mut pace = Pace {
+            zero,
+            speed: self.section.speed,
+        };
+        let disturbance = Disturbance {
+            source: self.noise.as_ref(),
+            snr_db: self.section.snr_db,
+            seed: self.section.seed,
+            bed: number,
+        };
+        for play in &bed.plays {
+            for packet in monitor.packets(play, disturbance) {
+                pace.zero += self.hold().await;
+                tokio::time::sleep_until(pace.due(packet.first_sample + packet.len() as i64)).await;
+                self.send(packet).await?;
+            }
+            self.plays.fetch_add(1, Ordering::Relaxed);
+        }
+        match bed.plays.last() {
+            Some(last) => self.send(monitor.farewell(last.samples.end)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits while readers are too far behind; says how long that took.
+    async fn hold(&self) -> Duration {
+        let Some(lag) = &self.lag else { return Duration::ZERO };
+        let start = Instant::now();
+        while lag() > self.section.lag_packets_max {
+            tokio::time::sleep(HOLD).await;
+        }
+        let held = start.elapsed();
+        self.metrics.held_seconds.inc_by(held.as_secs_f64());
+        held
+    }
+
+    async fn send(&self, packet: Packet) -> anyhow::Result<()> {
+        let packet = Packet {
+            gateway_time_us: now_us(),
+            ..packet
+        };
+        let key = Some(packet.stream_id.as_bytes());
+        self.sink
+            .send(topic::WAVEFORMS, key, &packet.encode(), &[])
+            .await
+            .context("send packet")?;
+        self.metrics.packets_sent.inc();
+        Ok(())
+    }
+}
+
+/// The clock, microseconds since the Unix epoch; 0 before it.
+fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
+}

@@ -1,0 +1,216 @@
+//! Why a packet is refused, in full and as a bounded reason.
+//!
+//! Place: `packet` and `window` make these; the agent dead-letters the record and counts the reason.
+//! Invariant: every error has exactly one [`RejectReason`], so refused packets add up.
+
+use super::{ID_BYTES_MAX, PACKET_BYTES_MAX, PACKET_SAMPLES_MAX, RATE_RANGE_HZ};
+use crate::lead::{Lead, LeadError};
+
+/// Why bytes are no acceptable packet.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// Longer than [`PACKET_BYTES_MAX`].
+    #[error("packet of {bytes} bytes exceeds {PACKET_BYTES_MAX}")]
+    TooLarge {
+        /// Length of the value.
+        bytes: usize,
+    },
+    /// Not Protobuf.
+    #[error("packet is not valid protobuf")]
+    Decode(#[from] prost::DecodeError),
+    /// Written by another schema.
+    #[error("packet schema version {version} is not supported")]
+    Schema {
+        /// The version it names.
+        version: u32,
+    },
+    /// Stream or device id empty, too long or with control characters.
+    #[error("packet field {field} is not 1 to {ID_BYTES_MAX} printable ascii characters")]
+    Identity {
+        /// Which id.
+        field: &'static str,
+    },
+    /// A lead that is none of the twelve.
+    #[error("packet names an unknown lead")]
+    LeadUnknown(#[from] LeadError),
+    /// The same lead twice.
+    #[error("packet carries lead {lead} twice")]
+    LeadDuplicate {
+        /// Which lead.
+        lead: Lead,
+    },
+    /// More leads than there are.
+    #[error("packet carries {leads} leads")]
+    LeadCount {
+        /// How many.
+        leads: usize,
+    },
+    /// No samples and no heartbeat, or a heartbeat with samples.
+    #[error("packet has {leads} leads of {samples} samples, heartbeat {heartbeat}")]
+    Empty {
+        /// Leads carried.
+        leads: usize,
+        /// Samples a lead.
+        samples: usize,
+        /// The heartbeat flag.
+        heartbeat: bool,
+    },
+    /// Leads of different length, or half a sample.
+    #[error("lead {lead} has {got} bytes of samples instead of {want}")]
+    UnequalLength {
+        /// Which lead.
+        lead: Lead,
+        /// Its bytes.
+        got: usize,
+        /// The bytes of the first lead.
+        want: usize,
+    },
+    /// Longer than [`PACKET_SAMPLES_MAX`].
+    #[error("packet of {samples} samples a lead exceeds {PACKET_SAMPLES_MAX}")]
+    TooLong {
+        /// Samples a lead.
+        samples: usize,
+    },
+    /// Rate outside of [`RATE_RANGE_HZ`].
+    #[error("sampling rate {rate_hz} hz is outside of {RATE_RANGE_HZ:?}")]
+    RateRange {
+        /// The rate.
+        rate_hz: f64,
+    },
+    /// Rate differs from the stream's rate within one boot.
+    #[error("sampling rate {rate_hz} hz differs from {expected_hz} hz of the same boot")]
+    RateMismatch {
+        /// The packet's rate.
+        rate_hz: f64,
+        /// The rate of the boot.
+        expected_hz: f64,
+    },
+    /// Gain or offset not finite, or gain 0.
+    #[error("lead {lead} has gain {uv_per_unit} and offset {offset_uv} microvolts")]
+    NonFinite {
+        /// Which lead.
+        lead: Lead,
+        /// Its gain.
+        uv_per_unit: f32,
+        /// Its offset.
+        offset_uv: f32,
+    },
+    /// Sample index beyond [`super::SAMPLE_INDEX_MAX`].
+    #[error("first sample {first_sample} is out of range")]
+    SampleIndex {
+        /// The index.
+        first_sample: i64,
+    },
+    /// A mask that reaches out of the packet, or of more than [`super::MASK_RANGES_MAX`] ranges, or an unknown lead origin.
+    #[error("lead {lead} has an invalid {field}")]
+    Mask {
+        /// Which lead.
+        lead: Lead,
+        /// Which mask.
+        field: &'static str,
+    },
+    /// The record's key is not the packet's stream.
+    #[error("record key is not the packet's stream id")]
+    Key,
+    /// A sample came before with another value: two producers on one stream, or a device that rewrites the past.
+    #[error("sample {sample} came before with another value")]
+    Conflict {
+        /// The first such sample.
+        sample: i64,
+    },
+}
+
+/// Why a packet was refused; a closed set, so it is safe as a metric label and a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// Not Protobuf.
+    Decode,
+    /// Too many bytes or samples.
+    TooLarge,
+    /// Another schema version.
+    Schema,
+    /// Unusable stream or device id, or a key that is not the stream.
+    Identity,
+    /// A lead that is none of the twelve.
+    LeadUnknown,
+    /// A lead twice.
+    LeadDuplicate,
+    /// More leads than there are.
+    LeadCount,
+    /// Nothing in it.
+    Empty,
+    /// Leads of different length.
+    UnequalLength,
+    /// Sampling rate out of range or changed within a boot.
+    RateMismatch,
+    /// Scale not finite.
+    NonFinite,
+    /// Sample index out of range.
+    SampleIndex,
+    /// A mask out of range.
+    Mask,
+    /// Samples that contradict earlier ones.
+    Conflict,
+}
+
+impl RejectReason {
+    /// Every reason.
+    pub const ALL: [RejectReason; 14] = [
+        RejectReason::Decode,
+        RejectReason::TooLarge,
+        RejectReason::Schema,
+        RejectReason::Identity,
+        RejectReason::LeadUnknown,
+        RejectReason::LeadDuplicate,
+        RejectReason::LeadCount,
+        RejectReason::Empty,
+        RejectReason::UnequalLength,
+        RejectReason::RateMismatch,
+        RejectReason::NonFinite,
+        RejectReason::SampleIndex,
+        RejectReason::Mask,
+        RejectReason::Conflict,
+    ];
+
+    /// Label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RejectReason::Decode => "decode",
+            RejectReason::TooLarge => "too_large",
+            RejectReason::Schema => "schema",
+            RejectReason::Identity => "identity",
+            RejectReason::LeadUnknown => "lead_unknown",
+            RejectReason::LeadDuplicate => "lead_duplicate",
+            RejectReason::LeadCount => "lead_count",
+            RejectReason::Empty => "empty",
+            RejectReason::UnequalLength => "unequal_length",
+            RejectReason::RateMismatch => "rate_mismatch",
+            RejectReason::NonFinite => "non_finite",
+            RejectReason::SampleIndex => "sample_index",
+            RejectReason::Mask => "mask",
+            RejectReason::Conflict => "conflict",
+        }
+    }
+}
+
+impl PacketError {
+    /// The bounded reason of the error.
+    pub fn reason(&self) -> RejectReason {
+        match self {
+            PacketError::TooLarge { .. } | PacketError::TooLong { .. } => RejectReason::TooLarge,
+            PacketError::Decode(_) => RejectReason::Decode,
+            PacketError::Schema { .. } => RejectReason::Schema,
+            PacketError::Identity { .. } | PacketError::Key => RejectReason::Identity,
+            PacketError::LeadUnknown(_) => RejectReason::LeadUnknown,
+            PacketError::LeadDuplicate { .. } => RejectReason::LeadDuplicate,
+            PacketError::LeadCount { .. } => RejectReason::LeadCount,
+            PacketError::Empty { .. } => RejectReason::Empty,
+            PacketError::UnequalLength { .. } => RejectReason::UnequalLength,
+            PacketError::RateRange { .. } | PacketError::RateMismatch { .. } => RejectReason::RateMismatch,
+            PacketError::NonFinite { .. } => RejectReason::NonFinite,
+            PacketError::SampleIndex { .. } => RejectReason::SampleIndex,
+            PacketError::Mask { .. } => RejectReason::Mask,
+            PacketError::Conflict { .. } => RejectReason::Conflict,
+        }
+    }
+}

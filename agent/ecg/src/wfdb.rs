@@ -1,0 +1,264 @@
+//! WFDB recordings: header, formats 16, 80 and 212, and the MATLAB v4 files of the PhysioNet challenges.
+//!
+//! Place: files come in here for replay, training and one-shot reports; the stream never reads files. Invariant: signals are
+//! placed by name, never by position; a file that is shorter than its header says is an error, not a short signal.
+//! Source: PhysioNet's header(5) and signal(5) manual pages.
+
+mod format;
+mod header;
+
+use std::path::{Path, PathBuf};
+
+use crate::dsp::resample::to_500_hz;
+use crate::lead::Lead;
+use crate::segment::LeadOrigin;
+use crate::window::Context;
+use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES, limb};
+
+/// Why a recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WfdbError {
+    #[error("read {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} line {line}: {field} is {value:?}: {bound}")]
+    Header {
+        path: PathBuf,
+        line: usize,
+        field: &'static str,
+        value: String,
+        bound: &'static str,
+    },
+    #[error("{path} has signal format {format}: this reader knows 16, 80, 212 and MATLAB v4 (16+24)")]
+    Format { path: PathBuf, format: String },
+    #[error("{path} has {got} bytes, its header asks for {expected}")]
+    Short { path: PathBuf, got: usize, expected: usize },
+    #[error("{path} is no MATLAB v4 matrix of 16-bit samples: {detail}")]
+    Matlab { path: PathBuf, detail: String },
+    #[error("recording {name} has signal {lead} twice")]
+    LeadDuplicate { name: String, lead: &'static str },
+    #[error("recording {name} has {got} standard ECG leads, at least {bound} are needed")]
+    LeadCount { name: String, got: usize, bound: usize },
+    #[error("recording {name} has {seconds:.2} s at {rate_hz} Hz, a segment needs 10 s")]
+    TooShort { name: String, seconds: f64, rate_hz: f64 },
+}
+
+/// One signal of a recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Signal {
+    /// Its description in the header, such as "AVR".
+    pub name: String,
+    /// Physical unit, "mV" where the header says nothing.
+    pub units: String,
+    /// Converter units per physical unit.
+    pub gain: f64,
+    /// Converter value of physical zero.
+    pub baseline: i32,
+    /// Converter values; `None` where the format marks the sample invalid.
+    pub samples: Vec<Option<i32>>,
+}
+
+/// A recording with all its signals.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub name: String,
+    pub rate_hz: f64,
+    pub signals: Vec<Signal>,
+    /// Header lines that start with `#`, without it.
+    pub comments: Vec<String>,
+}
+
+/// Reads the recording of a header; signal files lie beside it.
+///
+/// # Errors
+/// A file that cannot be read, a header field out of its bounds, a format this reader does not know.
+pub fn read(header_path: &Path) -> Result<Record, WfdbError> {
+    let text = std::fs::read(header_path).map_err(|source| WfdbError::Read {
+        path: header_path.to_owned(),
+        source,
+    })?;
+    let header = header::parse(header_path, &String::from_utf8_lossy(&text))?;
+    let samples = format::read_signals(header_path, &header)?;
+    let signals = header.signals.into_iter().zip(samples).map(|(s, samples)| Signal {
+        name: s.name,
+        units: s.units,
+        gain: s.gain,
+        baseline: s.baseline,
+        samples,
+    });
+    Ok(Record {
+        name: header.name,
+        rate_hz: header.rate_hz,
+        signals: signals.collect(),
+        comments: header.comments,
+    })
+}
+
+impl Record {
+    /// Samples of one signal in microvolts, NaN where invalid, at the recording's own rate.
+    pub fn signal_uv(&self, index: usize) -> Vec<f32> {
+        let signal = &self.signals[index];
+        let uv_per_unit = match signal.units.to_ascii_lowercase().as_str() {
+            "uv" | "µv" => 1.0,
+            "v" => 1e6,
+            _ => 1e3,
+        } / signal.gain;
+        let uv =
+            |sample: &Option<i32>| sample.map_or(f32::NAN, |v| (f64::from(v - signal.baseline) * uv_per_unit) as f32);
+        signal.samples.iter().map(uv).collect()
+    }
+
+    /// The first ten seconds as a window with what follows as context, at 500 Hz; limb leads derived where two are there.
+    ///
+    /// # Errors
+    /// Fewer than two ECG leads, a lead that is there twice, less than ten seconds.
+    pub fn context(&self) -> Result<Context, WfdbError> {
+        let mut samples_uv = vec![Vec::new(); LEADS];
+        let mut origin = [LeadOrigin::Missing; LEADS];
+        for (index, signal) in self.signals.iter().enumerate() {
+            let Ok(lead) = Lead::parse(&signal.name) else { continue };
+            if origin[lead.index()] != LeadOrigin::Missing {
+                return Err(WfdbError::LeadDuplicate {
+                    name: self.name.clone(),
+                    lead: lead.name(),
+                });
+            }
+            origin[lead.index()] = LeadOrigin::Measured;
+            samples_uv[lead.index()] = to_500_hz(&self.signal_uv(index), self.rate_hz);
+        }
+        let got = origin.iter().filter(|&&o| o == LeadOrigin::Measured).count();
+        if got < 2 {
+            return Err(WfdbError::LeadCount {
+                name: self.name.clone(),
+                got,
+                bound: 2,
+            });
+        }
+        let length = samples_uv.iter().map(Vec::len).max().unwrap_or(0);
+        if length < SEGMENT_SAMPLES {
+            let seconds = length as f64 / crate::SAMPLE_RATE_HZ;
+            return Err(WfdbError::TooShort {
+                name: self.name.clone(),
+                seconds,
+                rate_hz: self.rate_hz,
+            });
+        }
+        let after = (length - SEGMENT_SAMPLES).min(CONTEXT_SAMPLES);
+        samples_uv.iter_mut().for_each(|lead| lead.resize(length, f32::NAN));
+        limb::derive(&mut samples_uv, &mut origin);
+        samples_uv
+            .iter_mut()
+            .for_each(|lead| lead.truncate(SEGMENT_SAMPLES + after));
+        Ok(Context {
+            stream_id: self.name.clone(),
+            boot_id: 0,
+            start_sample: 0,
+            start_time_us: 0,
+            last_gateway_time_us: 0,
+            source_rate_hz: self.rate_hz,
+            samples_uv,
+            before: 0,
+            after,
+            origin,
+            lead_off: [false; LEADS],
+            saturated: [false; LEADS],
+            paced: false,
+            stat: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str, bytes: &[u8]) {
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+
+    #[test]
+    fn format_212_unpacks_pairs_of_twelve_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        write(
+            dir.path(),
+            "r.hea",
+            b"r 2 360 2\nr.dat 212 200 11 1024 0 0 0 MLII\nr.dat 212 200(1000)/mV 12 0 0 0 0 V5\n# note\n",
+        );
+        // frames (995, 1011) and (-2048 = invalid, -1)
+        write(dir.path(), "r.dat", &[0xE3, 0x33, 0xF3, 0x00, 0xF8, 0xFF]);
+        let record = read(&dir.path().join("r.hea")).unwrap();
+        assert_eq!(record.signals[0].samples, [Some(995), None]);
+        assert_eq!(record.signals[1].samples, [Some(1011), Some(-1)]);
+        assert_eq!(
+            record.signals[0].baseline, 1024,
+            "the converter's zero stands in for a missing baseline"
+        );
+        assert_eq!(record.signals[1].baseline, 1000);
+        assert_eq!(record.comments, ["note"]);
+        assert!((record.signal_uv(1)[0] - 55.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn format_80_is_offset_binary() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "r.hea", b"r 1 250 3\nr.dat 80 10/mV 8 0 0 0 0 II\n");
+        write(dir.path(), "r.dat", &[128, 138, 0]);
+        let record = read(&dir.path().join("r.hea")).unwrap();
+        assert_eq!(record.signals[0].samples, [Some(0), Some(10), None]);
+        assert!((record.signal_uv(0)[1] - 1000.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_matlab_v4_matrix_is_read_lead_by_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        write(
+            dir.path(),
+            "A1.hea",
+            b"A1 2 500 3\nA1.mat 16+24 1000/mV 16 0 0 0 0 I\nA1.mat 16+24 1000/mV 16 0 0 0 0 II\n#Age: 70\n",
+        );
+        let mut bytes: Vec<u8> = [30i32, 2, 3, 0, 4].iter().flat_map(|v| v.to_le_bytes()).collect();
+        bytes.extend_from_slice(b"val\0");
+        bytes.extend([1i16, -1, 2, -2, 3, -3].iter().flat_map(|v| v.to_le_bytes()));
+        write(dir.path(), "A1.mat", &bytes);
+        let record = read(&dir.path().join("A1.hea")).unwrap();
+        assert_eq!(record.signals[0].samples, [Some(1), Some(2), Some(3)]);
+        assert_eq!(record.signals[1].samples, [Some(-1), Some(-2), Some(-3)]);
+    }
+
+    #[test]
+    fn leads_are_placed_by_name_and_the_limb_leads_derived() {
+        let dir = tempfile::tempdir().unwrap();
+        write(
+            dir.path(),
+            "r.hea",
+            b"r 2 500 5000\nr.dat 16 1000/mV 16 0 0 0 0 ii\nr.dat 16 1000/mV 16 0 0 0 0 I\n",
+        );
+        let bytes: Vec<u8> = (0..5000i16)
+            .flat_map(|i| [(i % 100).to_le_bytes(), (i % 7).to_le_bytes()].concat())
+            .collect();
+        write(dir.path(), "r.dat", &bytes);
+        let context = read(&dir.path().join("r.hea")).unwrap().context().unwrap();
+        assert_eq!(context.samples_uv[Lead::II.index()][99], 99.0);
+        assert_eq!(context.samples_uv[Lead::I.index()][99], 1.0);
+        assert_eq!(context.samples_uv[Lead::III.index()][99], 98.0);
+        assert_eq!(context.origin[Lead::III.index()], LeadOrigin::Derived);
+        assert_eq!(context.origin[Lead::V1.index()], LeadOrigin::Missing);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_value() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "r.hea", b"r 1 500 10\nr.dat 16 1000/mV 16 0 0 0 0 I\n");
+        write(dir.path(), "r.dat", &[0; 6]);
+        let short = read(&dir.path().join("r.hea")).unwrap_err().to_string();
+        assert!(
+            short.contains("r.dat") && short.contains('6') && short.contains("20"),
+            "{short}"
+        );
+        write(dir.path(), "x.hea", b"x 1 fast 10\nx.dat 16 1000/mV 16 0 0 0 0 I\n");
+        let rate = read(&dir.path().join("x.hea")).unwrap_err().to_string();
+        assert!(rate.contains("fast") && rate.contains("line 1"), "{rate}");
+        write(dir.path(), "y.hea", b"y 1 500 10\ny.dat 310 1000/mV 16 0 0 0 0 I\n");
+        write(dir.path(), "y.dat", &[0; 20]);
+        assert!(read(&dir.path().join("y.hea")).unwrap_err().to_string().contains("310"));
+    }
+}

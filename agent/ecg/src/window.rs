@@ -1,0 +1,661 @@
+//! Windows: an absolute ten-second grid over one stream's sample index, each window with its context.
+//!
+//! Place: packets come in from `agent::windows`, [`Context`]s go out to `dsp::analyse`.
+//! Invariant: the same samples in any packetization, order (within lateness) and repetition give the same contexts,
+//! bit for bit.
+
+mod boot;
+mod store;
+
+use std::collections::VecDeque;
+
+use crate::packet::{Packet, PacketError};
+use crate::segment::LeadOrigin;
+use crate::{LEADS, SEGMENT_SAMPLES};
+use boot::Boot;
+
+const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
+/// Greatest lateness, samples of the 500 Hz grid. With it, and packets of a second or less, a restart from the commit
+/// floor never sees the whole of an earlier window, so it makes none again.
+pub const LATENESS_SAMPLES_MAX: i64 = 1500;
+
+/// One window and the samples around it: everything that `dsp::analyse` may look at.
+///
+/// The window itself is `samples_uv[lead][before..before + 5000]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Context {
+    /// The stream, a pseudonym.
+    pub stream_id: String,
+    /// The device's boot; a new boot restarts the sample index, so ids need it.
+    pub boot_id: u64,
+    /// First sample of the window (not of its context) on the stream's 500 Hz grid.
+    pub start_sample: i64,
+    /// Device time of `start_sample`, microseconds since the Unix epoch.
+    pub start_time_us: i64,
+    /// Gateway time of the latest packet that contributed, microseconds since the Unix epoch.
+    pub last_gateway_time_us: i64,
+    /// Rate at which the device sampled, hertz.
+    pub source_rate_hz: f64,
+    /// 12 x (before + 5000 + after) samples at 500 Hz, microvolts, standard lead order; NaN where missing.
+    pub samples_uv: Vec<Vec<f32>>,
+    /// Samples of context before the window, 0..=2500.
+    pub before: usize,
+    /// Samples of context after the window, 0..=2500.
+    pub after: usize,
+    /// Where each lead comes from.
+    pub origin: [LeadOrigin; LEADS],
+    /// Leads that the device reports off somewhere in the window.
+    pub lead_off: [bool; LEADS],
+    /// Leads that the device marks saturated somewhere in the window.
+    pub saturated: [bool; LEADS],
+    /// True when pacing pulses are marked in the window.
+    pub paced: bool,
+    /// True when the monitor asked for an urgent reading.
+    pub stat: bool,
+}
+
+/// How a [`Windower`] cuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowerConfig {
+    /// How far behind the newest sample of its stream a sample may come, samples of the 500 Hz grid,
+    /// 0..=[`LATENESS_SAMPLES_MAX`]; larger values are cut to it.
+    pub lateness_samples: i64,
+    /// Longest gap that is bridged by a straight line, samples of the 500 Hz grid.
+    pub gap_repair_samples: usize,
+    /// Distance of two windows' starts, samples of the 500 Hz grid, at least 1.
+    pub stride: i64,
+}
+
+impl Default for WindowerConfig {
+    /// 2 s of lateness, gaps up to 20 ms bridged, windows end to end.
+    fn default() -> Self {
+        Self {
+            lateness_samples: 1000,
+            gap_repair_samples: 10,
+            stride: SEGMENT,
+        }
+    }
+}
+
+/// What became of a packet's instants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PushOutcome {
+    /// New instants.
+    pub fresh: usize,
+    /// Instants that were all there already, with the same samples.
+    pub duplicate: usize,
+    /// Instants that came too late, or from an earlier boot; dropped.
+    pub late: usize,
+}
+
+/// Windows of which no context was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Windows that reach out of the stream's first or last sample.
+    pub partial: u64,
+    /// Windows between two others in which no sample came.
+    pub missing: u64,
+}
+
+/// Cuts one stream into windows.
+///
+/// A window is final when nothing acceptable can change it any more: the newest sample (or heartbeat) is `lateness`
+/// past its after-context, or its after-context is there and nothing is missing within `lateness` of the newest sample.
+/// Final windows become [`Context`]s in order. A window becomes a context when samples reach both of its ends; gaps
+/// inside are NaN. Memory is bounded by one window with its context, lateness and one packet, as long as the caller
+/// drains [`Windower::ready`] after every push.
+pub struct Windower {
+    stream_id: String,
+    cfg: WindowerConfig,
+    boot: Option<Boot>,
+    closed: VecDeque<Context>,
+    /// Smallest tag that a context in `closed` needs.
+    closed_tag: Option<u64>,
+    skipped: Skipped,
+}
+
+impl Windower {
+    /// A windower for one stream, nothing seen yet.
+    pub fn new(stream_id: impl Into<String>, cfg: WindowerConfig) -> Self {
+        let lateness_samples = cfg.lateness_samples.clamp(0, LATENESS_SAMPLES_MAX);
+        let cfg = WindowerConfig {
+            lateness_samples,
+            stride: cfg.stride.max(1),
+            ..cfg
+        };
+        let stream_id = stream_id.into();
+        Self {
+            stream_id,
+            cfg,
+            boot: None,
+            closed: VecDeque::new(),
+            closed_tag: None,
+            skipped: Skipped::default(),
+        }
+    }
+
+    /// Takes a packet; `tag` (a record's offset) comes back in [`Windower::floor`]. Drain [`Windower::ready`] after it.
+    ///
+    /// # Errors
+    /// [`PacketError::RateMismatch`] when the rate changed within a boot, [`PacketError::Conflict`] when a sample came
+    /// before with another value. The packet then changes nothing.
+    pub fn push(&mut self, packet: Packet, tag: u64) -> Result<PushOutcome, PacketError> {
+        match &self.boot {
+            Some(boot) if packet.boot_id < boot.boot_id => {
+                return Ok(PushOutcome {
+                    late: packet.len(),
+                    ..PushOutcome::default()
+                });
+            }
+            Some(boot) if packet.boot_id == boot.boot_id && packet.rate_hz != boot.rate_hz => {
+                return Err(PacketError::RateMismatch {
+                    rate_hz: packet.rate_hz,
+                    expected_hz: boot.rate_hz,
+                });
+            }
+            Some(boot) if packet.boot_id == boot.boot_id => {}
+            _ => self.start_boot(&packet),
+        }
+        let Some(boot) = &mut self.boot else {
+            return Ok(PushOutcome::default());
+        };
+        let end = packet.first_sample + packet.len() as i64;
+        let from = boot.accepted_from(&self.cfg);
+        let late = (from - packet.first_sample).clamp(0, packet.len() as i64) as usize;
+        let written = boot.store.write(&packet, from, tag)?;
+        boot.watermark = boot.watermark.max(end);
+        self.close_final();
+        Ok(PushOutcome {
+            fresh: written.fresh,
+            duplicate: written.duplicate,
+            late,
+        })
+    }
+
+    /// The next closed window, in order.
+    pub fn ready(&mut self) -> Option<Context> {
+        let context = self.closed.pop_front();
+        if self.closed.is_empty() {
+            self.closed_tag = None;
+        }
+        context
+    }
+
+    /// Closes every window whose last sample is there, with as much after-context as there is; for a stream gone idle.
+    ///
+    /// Samples of an unfinished window stay.
+    pub fn flush(&mut self) {
+        let Some(end) = self.boot.as_ref().and_then(|boot| Some(boot.store.extent()?.end)) else {
+            return;
+        };
+        while let Some(boot) = &self.boot
+            && let Some(start) = boot.next_start(&self.cfg)
+            && boot.last_of(start) < end
+        {
+            self.close(start);
+        }
+    }
+
+    /// Flushes, gives up the unfinished windows, and forgets the samples: the end of the stream.
+    pub fn finish(&mut self) -> Vec<Context> {
+        self.end_boot();
+        self.closed_tag = None;
+        self.closed.drain(..).collect()
+    }
+
+    /// Smallest tag that an unfinished window, or a closed one not yet taken, still needs; `None` when none does.
+    pub fn floor(&self) -> Option<u64> {
+        let kept = self
+            .boot
+            .as_ref()
+            .and_then(|boot| boot.tag(boot.needed_from(&self.cfg)..i64::MAX));
+        [kept, self.closed_tag].into_iter().flatten().min()
+    }
+
+    /// Windows skipped since the last call.
+    pub fn take_skipped(&mut self) -> Skipped {
+        std::mem::take(&mut self.skipped)
+    }
+
+    fn start_boot(&mut self, packet: &Packet) {
+        self.end_boot();
+        self.boot = Some(Boot::of(packet));
+    }
+
+    fn end_boot(&mut self) {
+        self.flush();
+        while let Some(start) = self.boot.as_ref().and_then(|boot| boot.next_start(&self.cfg)) {
+            self.close(start);
+        }
+        self.boot = None;
+    }
+
+    fn close_final(&mut self) {
+        while let Some(boot) = &self.boot
+            && let Some(start) = boot.next_start(&self.cfg)
+            && boot.is_final(start, &self.cfg)
+        {
+            self.close(start);
+        }
+    }
+
+    /// Closes the window at `start`, and with it all windows before.
+    fn close(&mut self, start: i64) {
+        let Some(boot) = &mut self.boot else { return };
+        match boot.context(&self.stream_id, start, &self.cfg) {
+            Some(context) => {
+                let tag = boot.tag(boot.needed_from(&self.cfg)..i64::MAX);
+                self.closed_tag = [self.closed_tag, tag].into_iter().flatten().min();
+                self.closed.push_back(context);
+            }
+            None => self.skipped.partial += 1,
+        }
+        if let Some(until) = boot.closed_until {
+            self.skipped.missing += ((start - until) / self.cfg.stride) as u64;
+        }
+        boot.closed_until = Some(start + self.cfg.stride);
+        boot.store.release(boot.needed_from(&self.cfg));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lead::Lead;
+    use crate::packet::PacketLead;
+
+    const EIGHT: [Lead; 8] = [
+        Lead::I,
+        Lead::II,
+        Lead::V1,
+        Lead::V2,
+        Lead::V3,
+        Lead::V4,
+        Lead::V5,
+        Lead::V6,
+    ];
+
+    /// A packet of `range` of an endless recording; every sample is a function of its index.
+    fn packet(rate_hz: f64, leads: &[Lead], range: Range<i64>) -> Packet {
+        let lead = |&lead: &Lead| PacketLead {
+            lead,
+            samples: range.clone().map(|at| sample(lead, at)).collect(),
+            uv_per_unit: 2.5,
+            offset_uv: 10.0,
+            invalid: range
+                .clone()
+                .filter(|at| at.rem_euclid(6007) == 0)
+                .map(|at| mask_of(at, &range))
+                .collect(),
+            pace: vec![],
+            saturated: range
+                .clone()
+                .filter(|at| at.rem_euclid(9001) == 0)
+                .map(|at| mask_of(at, &range))
+                .collect(),
+            lead_off: false,
+            origin: LeadOrigin::Measured,
+        };
+        Packet {
+            stream_id: "bed-01".into(),
+            device_id: "monitor-01".into(),
+            boot_id: 1,
+            sequence: range.start as u64,
+            first_sample: range.start,
+            device_time_us: time_us(range.start, rate_hz),
+            gateway_time_us: time_us(range.start.div_euclid(125) * 125, rate_hz) + 40_000,
+            rate_hz,
+            leads: leads.iter().map(lead).collect(),
+            stat: false,
+            heartbeat: false,
+        }
+    }
+
+    fn mask_of(at: i64, range: &Range<i64>) -> Range<u32> {
+        let at = (at - range.start) as u32;
+        at..at + 1
+    }
+
+    fn sample(lead: Lead, at: i64) -> i16 {
+        ((at * 37 + lead.index() as i64 * 1009).rem_euclid(2000) - 1000) as i16
+    }
+
+    fn time_us(at: i64, rate_hz: f64) -> i64 {
+        1_700_000_000_000_000 + (at as f64 * 1e6 / rate_hz).round() as i64
+    }
+
+    fn heartbeat(at: i64) -> Packet {
+        Packet {
+            heartbeat: true,
+            leads: vec![],
+            ..packet(500.0, &EIGHT, at..at)
+        }
+    }
+
+    fn drain(windower: &mut Windower) -> Vec<Context> {
+        std::iter::from_fn(|| windower.ready()).collect()
+    }
+
+    /// All contexts of packets pushed in order, then finished.
+    fn run(packets: impl IntoIterator<Item = Packet>) -> Vec<Context> {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        let mut contexts = Vec::new();
+        for (tag, packet) in packets.into_iter().enumerate() {
+            windower.push(packet, tag as u64).unwrap();
+            contexts.extend(drain(&mut windower));
+        }
+        contexts.extend(windower.finish());
+        contexts
+    }
+
+    fn in_order(rate_hz: f64, leads: &[Lead], range: Range<i64>, step: i64) -> Vec<Packet> {
+        let starts = (0..)
+            .map(|k| range.start + k * step)
+            .take_while(|&start| start < range.end);
+        starts
+            .map(|start| packet(rate_hz, leads, start..(start + step).min(range.end)))
+            .collect()
+    }
+
+    /// Bitwise equality, NaNs included, of all but the gateway time: that is a packet's, and the packets differ.
+    fn assert_same(left: &[Context], right: &[Context]) {
+        assert_eq!(left.len(), right.len());
+        for (left, right) in left.iter().zip(right) {
+            let bits = |context: &Context| -> Vec<Vec<u32>> {
+                context
+                    .samples_uv
+                    .iter()
+                    .map(|lead| lead.iter().map(|uv| uv.to_bits()).collect())
+                    .collect()
+            };
+            assert!(
+                bits(left) == bits(right),
+                "samples of the window at {} differ",
+                left.start_sample
+            );
+            let plain = |context: &Context| Context {
+                samples_uv: vec![],
+                last_gateway_time_us: 0,
+                ..context.clone()
+            };
+            assert_eq!(plain(left), plain(right));
+        }
+    }
+
+    #[test]
+    fn a_stream_is_cut_on_the_absolute_grid_with_its_context() {
+        let contexts = run(in_order(500.0, &EIGHT, 100..16_000, 125));
+        let shape: Vec<_> = contexts.iter().map(|c| (c.start_sample, c.before, c.after)).collect();
+        assert_eq!(shape, [(5000, 2500, 2500), (10_000, 2500, 1000)]);
+        let context = &contexts[0];
+        assert_eq!(context.start_time_us, time_us(5000, 500.0));
+        assert_eq!(context.last_gateway_time_us, time_us(9875, 500.0) + 40_000);
+        for lead in EIGHT {
+            assert_eq!(context.origin[lead.index()], LeadOrigin::Measured);
+            assert_eq!(context.samples_uv[lead.index()].len(), 10_000);
+            assert_eq!(
+                context.samples_uv[lead.index()][2500],
+                f32::from(sample(lead, 5000)) * 2.5 + 10.0
+            );
+        }
+        assert_eq!(context.origin[Lead::III.index()], LeadOrigin::Derived);
+        let iii = context.samples_uv[Lead::II.index()][2600] - context.samples_uv[Lead::I.index()][2600];
+        assert_eq!(context.samples_uv[Lead::III.index()][2600], iii);
+        assert!(context.saturated[0]);
+        assert!(!contexts[1].saturated[0]);
+    }
+
+    #[test]
+    fn a_window_closes_as_soon_as_its_after_context_is_there() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT, 0..7500), 0).unwrap();
+        assert!(windower.ready().is_none());
+        windower.push(packet(500.0, &EIGHT, 7500..7625), 1).unwrap();
+        assert_eq!(windower.ready().map(|context| context.after), Some(2500));
+    }
+
+    #[test]
+    fn with_few_leads_a_window_waits_for_lateness() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT[..2], 0..8400), 0).unwrap();
+        assert!(windower.ready().is_none());
+        windower.push(packet(500.0, &EIGHT[..2], 8400..8600), 1).unwrap();
+        let context = windower.ready().unwrap();
+        assert_eq!(context.origin[Lead::AVF.index()], LeadOrigin::Derived);
+        assert_eq!(context.origin[Lead::V1.index()], LeadOrigin::Missing);
+        assert!(context.samples_uv[Lead::V1.index()].iter().all(|uv| uv.is_nan()));
+    }
+
+    #[test]
+    fn short_gaps_are_bridged_and_long_ones_are_nan() {
+        let contexts = run([
+            packet(500.0, &EIGHT, 0..1000),
+            packet(500.0, &EIGHT, 1010..3000),
+            packet(500.0, &EIGHT, 3011..9000),
+        ]);
+        let lead = &contexts[0].samples_uv[0];
+        assert!(lead[1000..1010].iter().all(|uv| uv.is_finite()));
+        assert!(lead[3000..3011].iter().all(|uv| uv.is_nan()));
+        assert_eq!(contexts.len(), 1);
+    }
+
+    #[test]
+    fn masked_samples_are_bridged_like_missing_ones() {
+        let contexts = run([packet(500.0, &EIGHT, 5000..10_000)]);
+        let lead = &contexts[0].samples_uv[1];
+        let around = (lead[1006] + lead[1008]) / 2.0;
+        assert!((lead[1007] - around).abs() < 0.01, "{} {around}", lead[1007]);
+    }
+
+    #[test]
+    fn duplicates_conflicts_and_late_packets_are_told_apart() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        let first = packet(500.0, &EIGHT, 0..125);
+        let fresh = windower.push(first.clone(), 0).unwrap();
+        assert_eq!(
+            fresh,
+            PushOutcome {
+                fresh: 125,
+                ..PushOutcome::default()
+            }
+        );
+        let overlap = windower.push(packet(500.0, &EIGHT, 100..225), 1).unwrap();
+        assert_eq!(
+            overlap,
+            PushOutcome {
+                fresh: 100,
+                duplicate: 25,
+                late: 0
+            }
+        );
+        let mut other = first.clone();
+        other.leads[3].samples[7] += 1;
+        assert!(matches!(
+            windower.push(other, 2),
+            Err(PacketError::Conflict { sample: 7 })
+        ));
+        windower.push(packet(500.0, &EIGHT, 1100..1225), 3).unwrap();
+        assert_eq!(
+            windower.push(first, 4).unwrap(),
+            PushOutcome {
+                late: 125,
+                ..PushOutcome::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_new_boot_closes_what_is_whole_and_starts_anew_and_an_old_boot_is_late() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT, 0..6000), 0).unwrap();
+        assert!(windower.ready().is_none());
+        windower
+            .push(
+                Packet {
+                    boot_id: 2,
+                    rate_hz: 250.0,
+                    ..packet(250.0, &EIGHT, 0..100)
+                },
+                1,
+            )
+            .unwrap();
+        let closed = windower.ready().unwrap();
+        assert_eq!((closed.boot_id, closed.start_sample, closed.after), (1, 0, 1000));
+        assert_eq!(windower.take_skipped(), Skipped { partial: 1, missing: 0 });
+        let old = windower.push(packet(500.0, &EIGHT, 6000..6100), 2).unwrap();
+        assert_eq!(
+            old,
+            PushOutcome {
+                late: 100,
+                ..PushOutcome::default()
+            }
+        );
+        assert_eq!(windower.floor(), Some(1));
+    }
+
+    #[test]
+    fn a_rate_change_within_a_boot_is_refused() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT, 0..100), 0).unwrap();
+        let error = windower.push(packet(250.0, &EIGHT, 100..200), 1).unwrap_err();
+        assert!(matches!(error, PacketError::RateMismatch { .. }));
+    }
+
+    #[test]
+    fn the_floor_is_the_first_record_that_an_open_window_or_its_context_needs() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        for (tag, packet) in in_order(500.0, &EIGHT, 0..7750, 125).into_iter().enumerate() {
+            windower.push(packet, 1000 + tag as u64).unwrap();
+        }
+        assert_eq!(windower.floor(), Some(1000), "the closed window is not taken yet");
+        windower.ready().unwrap();
+        // 11 instants of reach before 2500 lie in the packet 2375..2500
+        assert_eq!(windower.floor(), Some(1019));
+        windower.finish();
+        assert_eq!(windower.floor(), None);
+    }
+
+    #[test]
+    fn a_restart_from_the_floor_makes_the_remaining_windows_again_and_no_other() {
+        let packets = in_order(500.0, &EIGHT, 0..40_000, 125);
+        let whole = run(packets.clone());
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        for (tag, packet) in packets.iter().enumerate() {
+            windower.push(packet.clone(), tag as u64).unwrap();
+            let closed = drain(&mut windower);
+            let floor = windower.floor().unwrap();
+            if let Some(last) = closed.last() {
+                let again = run(packets[floor as usize..].to_vec());
+                let rest: Vec<_> = whole
+                    .iter()
+                    .filter(|c| c.start_sample > last.start_sample)
+                    .cloned()
+                    .collect();
+                assert_same(&again, &rest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_far_ahead_closes_the_last_window_and_windows_without_samples_are_counted() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT, 0..5000), 0).unwrap();
+        windower.push(heartbeat(10_000), 1).unwrap();
+        assert_eq!(
+            windower.ready().map(|context| (context.start_sample, context.after)),
+            Some((0, 0))
+        );
+        windower
+            .push(packet(500.0, &EIGHT, 1_000_000_000..1_000_005_000), 2)
+            .unwrap();
+        assert_eq!(windower.finish().len(), 1);
+        assert_eq!(
+            windower.take_skipped(),
+            Skipped {
+                partial: 0,
+                missing: 199_999
+            }
+        );
+    }
+
+    #[test]
+    fn a_flush_keeps_the_unfinished_window_for_the_samples_to_come() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT, 0..6000), 0).unwrap();
+        windower.flush();
+        assert_eq!(
+            windower.ready().map(|context| (context.start_sample, context.after)),
+            Some((0, 1000))
+        );
+        windower.flush();
+        assert!(windower.ready().is_none());
+        windower.push(packet(500.0, &EIGHT, 6000..13_000), 1).unwrap();
+        assert_eq!(
+            windower.ready().map(|context| (context.start_sample, context.before)),
+            Some((5000, 2500))
+        );
+    }
+
+    #[test]
+    fn overlapping_windows_come_every_stride() {
+        let mut windower = Windower::new(
+            "bed-01",
+            WindowerConfig {
+                stride: 2500,
+                ..WindowerConfig::default()
+            },
+        );
+        windower.push(packet(500.0, &EIGHT, 0..12_500), 0).unwrap();
+        let starts: Vec<_> = windower.finish().iter().map(|context| context.start_sample).collect();
+        assert_eq!(starts, [0, 2500, 5000, 7500]);
+        // one reaches out of the first sample, one out of the last
+        assert_eq!(windower.take_skipped().partial, 2);
+    }
+
+    /// Cuts `range` into packets at `cuts`, repeats some, and moves packets back by less than lateness.
+    fn shuffled(rate_hz: f64, range: Range<i64>, cuts: &[u16], moves: &[u8]) -> Vec<Packet> {
+        let mut packets = Vec::new();
+        let (mut at, mut cut) = (range.start, 0);
+        while at < range.end {
+            let step = i64::from(cuts[cut % cuts.len()] % 400) + 1;
+            packets.push(packet(rate_hz, &EIGHT, at..(at + step).min(range.end)));
+            (at, cut) = (at + step, cut + 1);
+        }
+        // sorted by end + delay with length + delay <= lateness, no packet comes later than lateness
+        let lateness = (1000.0 * rate_hz / 500.0) as i64;
+        let key = |packet: &Packet, delay: u8| {
+            let length = packet.len() as i64;
+            packet.first_sample + length + i64::from(delay) * (lateness - length) / 256
+        };
+        let mut keyed: Vec<(i64, Packet)> = Vec::new();
+        for (index, packet) in packets.into_iter().enumerate() {
+            let delay = moves[index % moves.len()];
+            if delay.is_multiple_of(5) {
+                keyed.push((key(&packet, 255 - delay), packet.clone()));
+            }
+            keyed.push((key(&packet, delay), packet));
+        }
+        keyed.sort_by_key(|(key, _)| *key);
+        keyed.into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn any_packetization_order_and_repetition_gives_the_same_contexts(
+            rate in prop::sample::select(vec![250.0, 500.0, 1000.0]),
+            start in -3000i64..3000,
+            cuts in prop::collection::vec(any::<u16>(), 1..40),
+            moves in prop::collection::vec(any::<u8>(), 1..40),
+        ) {
+            let range = start..start + (17_000.0 * rate / 500.0) as i64;
+            let reference = run(in_order(rate, &EIGHT, range.clone(), 125));
+            prop_assert!(!reference.is_empty());
+            assert_same(&run(shuffled(rate, range, &cuts, &moves)), &reference);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One boot of one stream: which windows are final, and the contexts that its samples make.
+//!
+//! Place: behind `window::Windower`, over `store`; the only place where the device's grid meets the 500 Hz grid.
+//! Invariant: every answer is a function of the stored samples, the watermark and the windows closed before.
+//! Units: an instant is an index of the device's grid, a sample one of the 500 Hz grid.
+
+use std::ops::Range;
+
+use super::store::{self, Store};
+use super::{Context, WindowerConfig};
+use crate::dsp::resample::{self, Grid, Resampler};
+use crate::lead::Lead;
+use crate::packet::Packet;
+use crate::segment::LeadOrigin;
+use crate::{CONTEXT_SAMPLES, LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES, limb};
+
+const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
+const CONTEXT: i64 = CONTEXT_SAMPLES as i64;
+
+/// State of one boot of the device; the sample index restarts with it.
+pub(super) struct Boot {
+    pub(super) boot_id: u64,
+    pub(super) rate_hz: f64,
+    grid: Grid,
+    resampler: Resampler,
+    pub(super) store: Store,
+    /// One past the newest instant, of samples or heartbeats, on the device's grid.
+    pub(super) watermark: i64,
+    /// Windows that start before this are closed; `None` until the first is.
+    pub(super) closed_until: Option<i64>,
+}
+
+impl Boot {
+    /// The boot that a stream's first packet of it starts.
+    pub(super) fn of(packet: &Packet) -> Self {
+        Self {
+            boot_id: packet.boot_id,
+            rate_hz: packet.rate_hz,
+            grid: Grid::new(packet.rate_hz),
+            resampler: Resampler::new(packet.rate_hz),
+            store: Store::default(),
+            watermark: packet.first_sample,
+            closed_until: None,
+        }
+    }
+
+    /// Device instants a 500 Hz sample.
+    fn ratio(&self) -> f64 {
+        self.rate_hz / SAMPLE_RATE_HZ
+    }
+
+    /// Last device instant that the window at `start` needs to be whole.
+    pub(super) fn last_of(&self, start: i64) -> i64 {
+        self.grid.source_at_or_before(start + SEGMENT - 1)
+    }
+
+    /// Device instants that 500 Hz samples `range` are made of, with the resampler's and the gap repair's reach.
+    fn instants(&self, range: Range<i64>, cfg: &WindowerConfig) -> Range<i64> {
+        let reach = resample::reach(self.rate_hz) as i64 + self.gap_repair(cfg) as i64 + 1;
+        self.grid.source_at_or_before(range.start) - reach..self.grid.source_at_or_after(range.end) + reach
+    }
+
+    /// Longest gap that is bridged, device instants.
+    fn gap_repair(&self, cfg: &WindowerConfig) -> usize {
+        (cfg.gap_repair_samples as f64 * self.ratio()).floor() as usize
+    }
+
+    /// Lateness in device instants.
+    fn lateness(&self, cfg: &WindowerConfig) -> i64 {
+        (cfg.lateness_samples as f64 * self.ratio()).round() as i64
+    }
+
+    /// First instant that is not too late.
+    pub(super) fn accepted_from(&self, cfg: &WindowerConfig) -> i64 {
+        let late = self.watermark - self.lateness(cfg);
+        if self.closed_until.is_some() {
+            late.max(self.needed_from(cfg))
+        } else {
+            late
+        }
+    }
+
+    /// First instant that an open window needs.
+    pub(super) fn needed_from(&self, cfg: &WindowerConfig) -> i64 {
+        let open = self.closed_until.or_else(|| self.next_start(cfg));
+        open.map_or(i64::MIN, |start| self.instants(start - CONTEXT..start, cfg).start)
+    }
+
+    /// Start of the first open window that has a sample.
+    pub(super) fn next_start(&self, cfg: &WindowerConfig) -> Option<i64> {
+        let from = self
+            .closed_until
+            .map_or(i64::MIN, |start| self.grid.source_at_or_after(start));
+        let (first, _) = self.store.spans(from..i64::MAX).next()?;
+        // the 500 Hz sample at or before the instant lies in the window; with a stride over 10 s it may lie in none
+        let sample = self.grid.sample_at_or_before(first);
+        let newest = sample.div_euclid(cfg.stride) * cfg.stride;
+        // with a stride under 10 s several windows hold the sample; the oldest open one is next
+        let oldest = newest - (SEGMENT - 1) / cfg.stride * cfg.stride;
+        Some(self.closed_until.map_or(oldest, |until| until.max(oldest)))
+    }
+
+    /// True when no acceptable sample can change the window's context.
+    pub(super) fn is_final(&self, start: i64, cfg: &WindowerConfig) -> bool {
+        let needed = self.instants(start - CONTEXT..start + SEGMENT + CONTEXT, cfg);
+        let lateness = self.lateness(cfg);
+        if self.watermark - lateness >= needed.end {
+            return true;
+        }
+        if self.watermark < needed.end {
+            return false;
+        }
+        let leads = self.store.presence(needed.start..needed.end);
+        let union = leads.iter().fold(0, |all, leads| all | leads);
+        let open = (self.watermark - lateness).max(needed.start) - needed.start;
+        is_complete(union) && leads[open as usize..].iter().all(|&leads| leads == union)
+    }
+
+    /// Smallest tag of the instants in `range`.
+    pub(super) fn tag(&self, range: Range<i64>) -> Option<u64> {
+        self.store.spans(range).map(|(_, span)| span.tag).min()
+    }
+
+    /// The context of the window at `start`, unless the window reaches out of the stream's extent.
+    pub(super) fn context(&self, stream_id: &str, start: i64, cfg: &WindowerConfig) -> Option<Context> {
+        let extent = self.store.extent()?;
+        let window = self.grid.source_at_or_after(start)..self.last_of(start) + 1;
+        if extent.start > window.start || extent.end < window.end {
+            return None;
+        }
+        let first = self.grid.sample_at_or_after(extent.start);
+        let last = self.grid.sample_at_or_before(extent.end - 1);
+        let before = (start - first).clamp(0, CONTEXT);
+        let after = (last + 1 - start - SEGMENT).clamp(0, CONTEXT);
+        let range = start - before..start + SEGMENT + after;
+        let mut samples_uv = Vec::with_capacity(LEADS);
+        let (mut origin, mut lead_off, mut saturated) = ([LeadOrigin::Missing; LEADS], [false; LEADS], [false; LEADS]);
+        let mut paced = false;
+        for lead in Lead::ALL.map(Lead::index) {
+            let flags = self.store.read(lead, window.clone()).1;
+            let any = |flag: u8| flags.iter().any(|flags| flags & flag != 0);
+            origin[lead] = origin_of(&any);
+            lead_off[lead] = any(store::LEAD_OFF);
+            saturated[lead] = any(store::SATURATED);
+            paced |= any(store::PACE);
+            samples_uv.push(match origin[lead] {
+                LeadOrigin::Missing => vec![f32::NAN; (range.end - range.start) as usize],
+                _ => self.lead_uv(lead, range.clone(), &extent, cfg),
+            });
+        }
+        limb::derive(&mut samples_uv, &mut origin);
+        let spans: Vec<_> = self.store.spans(window.clone()).collect();
+        let (first, span) = *spans.first()?;
+        Some(Context {
+            stream_id: stream_id.to_owned(),
+            boot_id: self.boot_id,
+            start_sample: start,
+            start_time_us: span.clock.device_time_us(first, self.rate_hz)
+                - ((first as f64 / self.ratio() - start as f64) * 1e6 / SAMPLE_RATE_HZ).round() as i64,
+            last_gateway_time_us: spans.iter().map(|(_, span)| span.clock.gateway_time_us).max()?,
+            source_rate_hz: self.rate_hz,
+            samples_uv,
+            before: before as usize,
+            after: after as usize,
+            origin,
+            lead_off,
+            saturated,
+            paced,
+            stat: spans.iter().any(|(_, span)| span.stat),
+        })
+    }
+
+    /// One lead on the 500 Hz grid: short gaps bridged; beyond the stream's extent its first and last value hold.
+    fn lead_uv(&self, lead: usize, range: Range<i64>, extent: &Range<i64>, cfg: &WindowerConfig) -> Vec<f32> {
+        let source = self.instants(range.clone(), cfg);
+        let inside = source.start.max(extent.start)..source.end.min(extent.end);
+        let (mut uv, _) = self.store.read(lead, inside.clone());
+        bridge_gaps(&mut uv, self.gap_repair(cfg));
+        self.resampler.at_grid(&uv, inside.start, range)
+    }
+}
+
+/// True when all twelve leads are there or follow: the precordials and two limb leads.
+fn is_complete(leads: u16) -> bool {
+    let limb = leads & 0b0000_0011_1111;
+    leads >> 6 == 0b11_1111 && limb.count_ones() >= 2
+}
+
+fn origin_of(any: &impl Fn(u8) -> bool) -> LeadOrigin {
+    if !any(store::PRESENT) {
+        LeadOrigin::Missing
+    } else if any(store::RECONSTRUCTED) {
+        LeadOrigin::Reconstructed
+    } else if any(store::DERIVED) {
+        LeadOrigin::Derived
+    } else {
+        LeadOrigin::Measured
+    }
+}
+
+/// Draws a straight line over each inner run of at most `longest` NaNs.
+fn bridge_gaps(uv: &mut [f32], longest: usize) {
+    let mut at = 0;
+    while at < uv.len() {
+        if !uv[at].is_nan() {
+            at += 1;
+            continue;
+        }
+        let end = uv[at..]
+            .iter()
+            .position(|sample| !sample.is_nan())
+            .map_or(uv.len(), |run| at + run);
+        if at > 0 && end < uv.len() && end - at <= longest {
+            let (left, right) = (uv[at - 1], uv[end]);
+            let steps = (end - at + 1) as f32;
+            for (step, sample) in uv[at..end].iter_mut().enumerate() {
+                *sample = left + (right - left) * (step + 1) as f32 / steps;
+            }
+        }
+        at = end;
+    }
+}

@@ -1,0 +1,298 @@
+//! The samples that a windower still needs: sparse blocks of lead values and the clock of every instant.
+//!
+//! Place: behind `window::Windower`; packets are written here and windows are read from here.
+//! Invariant: the content is a function of the set of samples written, not of how they were cut into packets, ordered or
+//! repeated: each instant keeps the smallest clock and tag that any packet gave it, each lead sample is written once.
+//! Indices are the device's own sample grid.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::LEADS;
+use crate::packet::{Packet, PacketError, PacketLead};
+use crate::segment::LeadOrigin;
+
+/// Instants in one block; a block is the unit of allocation and of release.
+const BLOCK: i64 = 1000;
+
+/// A sample was written, be it valid or masked invalid.
+pub(super) const PRESENT: u8 = 1;
+/// The device reports the lead off.
+pub(super) const LEAD_OFF: u8 = 2;
+/// The device marks the sample saturated.
+pub(super) const SATURATED: u8 = 4;
+/// The device marks a pacing pulse.
+pub(super) const PACE: u8 = 8;
+/// The device derived the sample from other leads.
+pub(super) const DERIVED: u8 = 16;
+/// The device reconstructed the sample by a lead transform.
+pub(super) const RECONSTRUCTED: u8 = 32;
+
+/// When an instant was sampled and received, as the packet that carried it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Clock {
+    /// Gateway time of the packet, microseconds.
+    pub gateway_time_us: i64,
+    /// Device time of the packet's first sample, microseconds.
+    device_time_us: i64,
+    /// The packet's first sample.
+    first_sample: i64,
+}
+
+impl Clock {
+    /// Device time of instant `at`, microseconds.
+    pub(super) fn device_time_us(&self, at: i64, rate_hz: f64) -> i64 {
+        self.device_time_us
+            .saturating_add(((at - self.first_sample) as f64 * 1e6 / rate_hz).round() as i64)
+    }
+}
+
+/// Instants that share clock, tag and urgency.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// One past the last instant; the first is the key in the map.
+    pub end: i64,
+    pub clock: Clock,
+    /// Smallest tag of the packets that wrote these instants.
+    pub tag: u64,
+    pub stat: bool,
+}
+
+/// What became of a packet's instants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Instants at which at least one lead is new.
+    pub fresh: usize,
+    /// Instants that were all there already, equal.
+    pub duplicate: usize,
+}
+
+struct LeadBlock {
+    uv: Vec<f32>,
+    flags: Vec<u8>,
+}
+
+type Block = [Option<LeadBlock>; LEADS];
+
+/// Sparse samples of one boot of one stream.
+#[derive(Default)]
+pub(super) struct Store {
+    blocks: BTreeMap<i64, Block>,
+    spans: BTreeMap<i64, Span>,
+    /// From the first instant ever written to one past the last.
+    extent: Option<Range<i64>>,
+}
+
+impl Store {
+    /// First instant and one past the last instant ever written, released or not.
+    pub(super) fn extent(&self) -> Option<Range<i64>> {
+        self.extent.clone()
+    }
+
+    /// Writes the packet's instants from `from` on.
+    ///
+    /// # Errors
+    /// [`PacketError::Conflict`] when a sample is there already with another value; then nothing is written.
+    pub(super) fn write(&mut self, packet: &Packet, from: i64, tag: u64) -> Result<Written, PacketError> {
+        let end = packet.first_sample + packet.len() as i64;
+        let from = from.max(packet.first_sample);
+        if from >= end {
+            return Ok(Written::default());
+        }
+        let skip = (from - packet.first_sample) as usize;
+        let leads: Vec<_> = packet
+            .leads
+            .iter()
+            .map(|lead| (lead.lead.index(), microvolts(lead)))
+            .collect();
+        let mut fresh = vec![false; (end - from) as usize];
+        for (lead, (uv, flags)) in &leads {
+            let (old_uv, old_flags) = self.read(*lead, from..end);
+            for offset in 0..fresh.len() {
+                if old_flags[offset] & PRESENT == 0 {
+                    fresh[offset] = true;
+                } else if old_flags[offset] != flags[skip + offset]
+                    || old_uv[offset].to_bits() != uv[skip + offset].to_bits()
+                {
+                    return Err(PacketError::Conflict {
+                        sample: from + offset as i64,
+                    });
+                }
+            }
+        }
+        for (lead, (uv, flags)) in &leads {
+            self.write_lead(*lead, from, &uv[skip..], &flags[skip..]);
+        }
+        let clock = Clock {
+            gateway_time_us: packet.gateway_time_us,
+            device_time_us: packet.device_time_us,
+            first_sample: packet.first_sample,
+        };
+        self.write_span(
+            from,
+            Span {
+                end,
+                clock,
+                tag,
+                stat: packet.stat,
+            },
+        );
+        let old = self.extent.clone().unwrap_or(from..end);
+        self.extent = Some(old.start.min(from)..old.end.max(end));
+        let count = fresh.iter().filter(|&&fresh| fresh).count();
+        Ok(Written {
+            fresh: count,
+            duplicate: fresh.len() - count,
+        })
+    }
+
+    /// Values (NaN where absent) and flags of one lead.
+    pub(super) fn read(&self, lead: usize, range: Range<i64>) -> (Vec<f32>, Vec<u8>) {
+        let len = (range.end - range.start).max(0) as usize;
+        let (mut uv, mut flags) = (vec![f32::NAN; len], vec![0; len]);
+        if len == 0 {
+            return (uv, flags);
+        }
+        for (&number, block) in self
+            .blocks
+            .range(range.start.div_euclid(BLOCK)..=range.end.div_euclid(BLOCK))
+        {
+            let Some(block_lead) = &block[lead] else { continue };
+            let from = (number * BLOCK).max(range.start);
+            let to = ((number + 1) * BLOCK).min(range.end);
+            if from >= to {
+                continue;
+            }
+            let inner = (from - number * BLOCK) as usize..(to - number * BLOCK) as usize;
+            let outer = (from - range.start) as usize..(to - range.start) as usize;
+            uv[outer.clone()].copy_from_slice(&block_lead.uv[inner.clone()]);
+            flags[outer].copy_from_slice(&block_lead.flags[inner]);
+        }
+        (uv, flags)
+    }
+
+    /// Which leads (bit `index`) are present at each instant.
+    pub(super) fn presence(&self, range: Range<i64>) -> Vec<u16> {
+        let mut leads = vec![0u16; (range.end - range.start).max(0) as usize];
+        for lead in 0..LEADS {
+            for (bits, flags) in leads.iter_mut().zip(self.read(lead, range.clone()).1) {
+                *bits |= u16::from(flags & PRESENT) << lead;
+            }
+        }
+        leads
+    }
+
+    /// Spans that touch `range`, cut to it: (first instant, span).
+    pub(super) fn spans(&self, range: Range<i64>) -> impl Iterator<Item = (i64, Span)> + '_ {
+        let before = self
+            .spans
+            .range(..range.start)
+            .next_back()
+            .filter(move |(_, span)| span.end > range.start);
+        before
+            .into_iter()
+            .chain(self.spans.range(range.start..range.end.max(range.start)))
+            .map(move |(&first, &span)| {
+                (
+                    first.max(range.start),
+                    Span {
+                        end: span.end.min(range.end),
+                        ..span
+                    },
+                )
+            })
+    }
+
+    /// Releases everything before `low`, a block at a time.
+    pub(super) fn release(&mut self, low: i64) {
+        while let Some(entry) = self
+            .blocks
+            .first_entry()
+            .filter(|entry| (*entry.key() + 1) * BLOCK <= low)
+        {
+            entry.remove();
+        }
+        while let Some(entry) = self.spans.first_entry().filter(|entry| entry.get().end <= low) {
+            entry.remove();
+        }
+    }
+
+    fn write_lead(&mut self, lead: usize, from: i64, uv: &[f32], flags: &[u8]) {
+        for (offset, (&uv, &flags)) in uv.iter().zip(flags).enumerate() {
+            let at = from + offset as i64;
+            let block = self
+                .blocks
+                .entry(at.div_euclid(BLOCK))
+                .or_insert_with(|| std::array::from_fn(|_| None));
+            let block = block[lead].get_or_insert_with(|| LeadBlock {
+                uv: vec![f32::NAN; BLOCK as usize],
+                flags: vec![0; BLOCK as usize],
+            });
+            let inner = at.rem_euclid(BLOCK) as usize;
+            block.uv[inner] = uv;
+            block.flags[inner] = flags;
+        }
+    }
+
+    /// Lays a span over the others: instants already there keep the smaller clock and tag.
+    fn write_span(&mut self, first: i64, new: Span) {
+        self.split_span(first);
+        self.split_span(new.end);
+        let mut at = first;
+        let covered: Vec<i64> = self.spans.range(first..new.end).map(|(&start, _)| start).collect();
+        for start in covered {
+            if at < start {
+                self.spans.insert(at, Span { end: start, ..new });
+            }
+            let span = self
+                .spans
+                .get_mut(&start)
+                .expect("the key was read from the map just now");
+            span.clock = span.clock.min(new.clock);
+            span.tag = span.tag.min(new.tag);
+            span.stat |= new.stat;
+            at = span.end;
+        }
+        if at < new.end {
+            self.spans.insert(at, new);
+        }
+    }
+
+    /// Cuts the span that covers `at - 1` and `at` in two.
+    fn split_span(&mut self, at: i64) {
+        if let Some((_, span)) = self.spans.range_mut(..at).next_back()
+            && span.end > at
+        {
+            let tail = *span;
+            span.end = at;
+            self.spans.insert(at, tail);
+        }
+    }
+}
+
+/// A packet lead's samples in microvolts (NaN where masked invalid) and their flags.
+fn microvolts(lead: &PacketLead) -> (Vec<f32>, Vec<u8>) {
+    let mut uv: Vec<f32> = lead
+        .samples
+        .iter()
+        .map(|&s| f32::from(s) * lead.uv_per_unit + lead.offset_uv)
+        .collect();
+    let origin = match lead.origin {
+        LeadOrigin::Derived => DERIVED,
+        LeadOrigin::Reconstructed => RECONSTRUCTED,
+        LeadOrigin::Measured | LeadOrigin::Missing => 0,
+    };
+    let base = PRESENT | origin | if lead.lead_off { LEAD_OFF } else { 0 };
+    let mut flags = vec![base; uv.len()];
+    for range in &lead.invalid {
+        uv[range.start as usize..range.end as usize].fill(f32::NAN);
+    }
+    for (ranges, flag) in [(&lead.saturated, SATURATED), (&lead.pace, PACE)] {
+        for range in ranges {
+            flags[range.start as usize..range.end as usize]
+                .iter_mut()
+                .for_each(|flags| *flags |= flag);
+        }
+    }
+    (uv, flags)
+}

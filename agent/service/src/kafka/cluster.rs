@@ -1,0 +1,152 @@
+//! Which kind of cluster is on the other side, and the topics on it.
+//!
+//! Place: asked once at start. Invariant: the embedded broker is known by its cluster id, and nothing is asked of it that it
+//! lacks: it has no admin API (calls would hang to their timeout) and no transactions (calls would succeed and do nothing).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::{KafkaSettings, Logging};
+
+/// librdkafka's mock cluster names itself "mockCluster" and a number.
+const EMBEDDED_PREFIX: &str = "mockCluster";
+/// How long an answer of the cluster is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The kind of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// [`super::embedded::EmbeddedBroker`]: a lossy ring without transactions, admin API or persistence.
+    Embedded,
+    /// Apache Kafka, or another broker of its own process.
+    Real,
+}
+
+/// A topic that should exist.
+#[derive(Clone, Copy, Debug)]
+pub struct Topic<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How long its records are kept.
+    pub retention_hours: u64,
+}
+
+/// Why a cluster cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// No broker answers.
+    #[error("no kafka broker answers at {brokers} within {}s", ANSWER_TIMEOUT.as_secs())]
+    Unreachable {
+        /// Where was asked.
+        brokers: String,
+    },
+    /// The client cannot be made, or a request failed.
+    #[error("{action}")]
+    Client {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: KafkaError,
+    },
+    /// A topic was refused.
+    #[error("create topic {topic}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: RDKafkaErrorCode,
+    },
+}
+
+/// Asks the brokers which kind of cluster they are.
+///
+/// # Errors
+/// [`ClusterError::Unreachable`] when none answers.
+pub async fn identify(settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
+    let settings = settings.clone();
+    blocking(move || kind(&admin(&settings)?, &settings)).await
+}
+
+/// Creates the topics that are missing, with the partitions and replication of the settings; existing ones stay as they are.
+/// The embedded broker's topics are its owner's, so there nothing is done.
+///
+/// # Errors
+/// [`ClusterError`] when no broker answers or a topic is refused.
+pub async fn create_topics(settings: &KafkaSettings, topics: &[Topic<'_>]) -> Result<Cluster, ClusterError> {
+    let failed = |action| move |source| ClusterError::Client { action, source };
+    let owned = settings.clone();
+    let (admin, cluster, existing) = blocking(move || {
+        let admin = admin(&owned)?;
+        let cluster = kind(&admin, &owned)?;
+        let metadata = admin.inner().fetch_metadata(None, ANSWER_TIMEOUT);
+        let metadata = metadata.map_err(failed("list topics"))?;
+        let existing: HashSet<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
+        Ok((admin, cluster, existing))
+    })
+    .await?;
+    let missing: Vec<&Topic<'_>> = topics.iter().filter(|topic| !existing.contains(topic.name)).collect();
+    if cluster == Cluster::Embedded || missing.is_empty() {
+        return Ok(cluster);
+    }
+    let retention_ms: Vec<String> = missing
+        .iter()
+        .map(|topic| (topic.retention_hours * 3_600_000).to_string())
+        .collect();
+    let new: Vec<NewTopic<'_>> = missing
+        .iter()
+        .zip(&retention_ms)
+        .map(|(topic, retention)| NewTopic {
+            config: vec![("retention.ms", retention)],
+            ..NewTopic::new(
+                topic.name,
+                settings.partitions,
+                TopicReplication::Fixed(settings.replication),
+            )
+        })
+        .collect();
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+    let results = admin
+        .create_topics(&new, &options)
+        .await
+        .map_err(failed("create topics"))?;
+    for result in results {
+        match result {
+            Ok(topic) => tracing::info!(%topic, "topic created"),
+            // another process was faster
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, source)) => return Err(ClusterError::Topic { topic, source }),
+        }
+    }
+    Ok(cluster)
+}
+
+fn admin(settings: &KafkaSettings) -> Result<AdminClient<Logging>, ClusterError> {
+    let client = AdminClient::from_config_and_context(&settings.client(), Logging);
+    client.map_err(|source| ClusterError::Client {
+        action: "make admin client",
+        source,
+    })
+}
+
+fn kind(admin: &AdminClient<Logging>, settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
+    match admin.inner().fetch_cluster_id(ANSWER_TIMEOUT) {
+        Some(id) if id.starts_with(EMBEDDED_PREFIX) => Ok(Cluster::Embedded),
+        Some(_) => Ok(Cluster::Real),
+        None => Err(ClusterError::Unreachable {
+            brokers: settings.brokers.clone(),
+        }),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, ClusterError> + Send + 'static,
+) -> Result<T, ClusterError> {
+    tokio::task::spawn_blocking(ask)
+        .await
+        .expect("asking a cluster does not panic")
+}

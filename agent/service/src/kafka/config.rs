@@ -1,0 +1,148 @@
+//! Settings of the Kafka clients, and what they mean to librdkafka.
+//!
+//! Place: section `kafka` of every process.
+//! Invariant: every client is made here, so that the choices which keep records safe (no offset stored by itself, acks from
+//! all replicas, idempotence) are made once.
+
+use rdkafka::ClientConfig;
+use serde::Deserialize;
+
+use crate::settings::{OutOfBounds, within};
+
+/// Kilobytes that a consumer prefetches; a pause throws them away, so they are few.
+const PREFETCH_KBYTES: &str = "16384";
+/// A topic that is created after a consumer subscribed is seen within this time.
+const METADATA_REFRESH_MS: &str = "10000";
+
+/// Section `kafka`; comments and defaults are in config/default.toml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSettings {
+    /// Addresses of brokers, comma-separated.
+    pub brokers: String,
+    /// First part of every consumer group's name.
+    pub group_prefix: String,
+    /// Partitions of a topic that is created because it was missing.
+    pub partitions: i32,
+    /// Copies of each partition of such a topic.
+    pub replication: i32,
+    /// Silence after which a dead consumer's partitions go to others.
+    pub session_timeout_ms: u32,
+    /// Time between two signs of life.
+    pub heartbeat_ms: u32,
+    /// How long a broker may hold back a fetch that finds too little.
+    pub fetch_wait_ms: u32,
+    /// Time between two commits of the stored floors.
+    pub commit_ms: u32,
+    /// How long a record may wait for others to travel with.
+    pub linger_ms: u32,
+    /// Compression of records.
+    pub compression: Compression,
+    /// Time within which a record must be delivered, retries included.
+    pub delivery_timeout_ms: u32,
+}
+
+/// Codecs that librdkafka was built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// As it is.
+    None,
+    /// Deflate.
+    Gzip,
+    /// Fast, light.
+    Snappy,
+    /// Fast, light.
+    Lz4,
+    /// Best of these in size; saves about a third of 16-bit waveforms.
+    Zstd,
+}
+
+impl Compression {
+    fn as_str(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Snappy => "snappy",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
+impl KafkaSettings {
+    /// Checks bounds.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] names the first key that is out of bounds.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        if self.brokers.trim().is_empty() {
+            return Err(OutOfBounds {
+                key: "kafka.brokers",
+                value: format!("{:?}", self.brokers),
+                bound: "must name a broker".to_owned(),
+            });
+        }
+        within("kafka.partitions", self.partitions, 1..=10_000)?;
+        within("kafka.replication", self.replication, 1..=9)?;
+        within("kafka.session_timeout_ms", self.session_timeout_ms, 500..=300_000)?;
+        within(
+            "kafka.heartbeat_ms",
+            self.heartbeat_ms,
+            50..=self.session_timeout_ms / 3,
+        )?;
+        within("kafka.fetch_wait_ms", self.fetch_wait_ms, 1..=5000)?;
+        within("kafka.commit_ms", self.commit_ms, 50..=60_000)?;
+        within("kafka.linger_ms", self.linger_ms, 0..=1000)?;
+        within("kafka.delivery_timeout_ms", self.delivery_timeout_ms, 1000..=600_000)
+    }
+
+    /// What every client has.
+    pub(crate) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("client.id", "meit");
+        config
+    }
+
+    /// A consumer of `group` that stores no offset by itself and starts at the oldest record.
+    pub(crate) fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", format!("{}-{group}", self.group_prefix))
+            .set("enable.auto.offset.store", "false")
+            .set("enable.auto.commit", "true")
+            .set("auto.commit.interval.ms", self.commit_ms.to_string())
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_committed")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", self.session_timeout_ms.to_string())
+            .set("heartbeat.interval.ms", self.heartbeat_ms.to_string())
+            .set("fetch.wait.max.ms", self.fetch_wait_ms.to_string())
+            .set("queued.max.messages.kbytes", PREFETCH_KBYTES)
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
+        config
+    }
+
+    /// A producer that retries until the record is on all replicas, once, in order.
+    pub(crate) fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", self.linger_ms.to_string())
+            .set("compression.type", self.compression.as_str())
+            .set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
+        config
+    }
+}
+
+/// The settings of config/default.toml.
+#[cfg(test)]
+pub(crate) fn shipped() -> KafkaSettings {
+    #[derive(Deserialize)]
+    struct Only {
+        kafka: KafkaSettings,
+    }
+    let only: Only = crate::settings::load("kafka", None).expect("the shipped settings are valid");
+    only.kafka
+}

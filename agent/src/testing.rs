@@ -1,0 +1,45 @@
+//! Sample values for the tests of this package.
+//!
+//! Place: tests only.
+//! Invariant: valid; every field is plain and the same each time.
+
+use ecg::LEADS;
+use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
+
+/// A silent segment with a given verdict.
+pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
+    let quality = LeadQuality {
+        snr_db: None,
+        baseline_uv: 0.0,
+        mains_uv: 0.0,
+        flags: vec![],
+        origin: LeadOrigin::Measured,
+        usable: true,
+    };
+    Segment {
+        id: "00".into(),
+        stream_id: "bed-01".into(),
+        boot_id: 1,
+        start_sample: 5000,
+        start_time_us: 10_000_000,
+        last_gateway_time_us: 20_000_000,
+        source_rate_hz: 500.0,
+        uv_per_unit: 1.0,
+        raw: vec![0; LEADS * ecg::SEGMENT_SAMPLES],
+        filtered: vec![0; LEADS * ecg::SEGMENT_SAMPLES],
+        quality: std::array::from_fn(|_| quality.clone()),
+        measurements: Measurements::default(),
+        decision,
+        reasons: if decision == Decision::Reject {
+            vec![Reason::Flat]
+        } else {
+            vec![]
+        },
+        chain: "meit-dsp".into(),
+        chain_version: 1,
+        stat,
+        context_before: true,
+        context_after: true,
+        samples_sha256: "ab".into(),
+    }
+}

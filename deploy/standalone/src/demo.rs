@@ -1,0 +1,312 @@
+//! `meit demo`: recordings replayed as monitors, through Kafka, agent and node, to drafts on the screen.
+//!
+//! Place: joins the processes' library calls in one process; topics are the only way between them. Invariant: with the
+//! embedded broker a second run with the same arguments prints the same segments and texts; a record that the broker dropped
+//! fails the run.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bedside::noise::Noise;
+use ecg::report::DraftReport;
+use ecg::topic;
+use indicatif::{ProgressBar, ProgressStyle};
+use model::bundle::Bundle;
+use node::drafter::BundleDrafter;
+use prometheus::Registry;
+use service::kafka::KafkaSettings;
+use service::kafka::cluster::{Topic, create_topics};
+use service::kafka::embedded::EmbeddedBroker;
+use service::kafka::source::{Event, Source};
+use service::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::assets;
+use crate::draft_line::{self, Seen};
+use crate::summary::Summary;
+
+/// Partitions of each topic on the embedded broker, a ring of 5 MiB each.
+const PARTITIONS: i32 = 8;
+/// How long the last drafts may take after the last packet.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// Boot of the monitors on the embedded broker: fixed, so that segment ids repeat.
+const BOOT_ID: u64 = 1;
+
+/// Arguments of the demo.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Monitors at once.
+    #[arg(long, default_value_t = 8)]
+    pub beds: usize,
+    /// Stream time that each bed plays, minutes.
+    #[arg(long, default_value_t = 1.0)]
+    pub minutes: f64,
+    /// Stream seconds a second; 1 is real time.
+    #[arg(long, default_value_t = 10.0)]
+    pub speed: f64,
+    /// Noise to add to the recordings.
+    #[arg(long, value_enum, default_value_t = NoiseKind::None)]
+    pub noise: NoiseKind,
+    /// Signal-to-noise ratio of the added noise, decibels.
+    #[arg(long, default_value_t = 6.0)]
+    pub snr_db: f64,
+    /// Directory of the noise records bw, em and ma (MIT-BIH Noise Stress Test Database).
+    #[arg(long, default_value = "nstdb")]
+    pub noise_directory: PathBuf,
+    /// Order of the recordings and place of the noise.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print one JSON object a draft instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// A real Kafka, host:port, instead of the embedded broker.
+    #[arg(long)]
+    pub brokers: Option<String>,
+    /// Bundle directory; the shipped bundle where not given.
+    #[arg(long)]
+    pub bundle: Option<PathBuf>,
+    /// Directory of WFDB recordings; the shipped PTB-XL recordings where not given.
+    #[arg(long)]
+    pub recordings: Option<PathBuf>,
+}
+
+/// Kinds of noise that can be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NoiseKind {
+    None,
+    /// Baseline wander.
+    Bw,
+    /// Electrode motion.
+    Em,
+    /// Muscle artefact.
+    Ma,
+}
+
+/// Runs the demo to its end or to an interrupt.
+///
+/// # Errors
+/// A bundle or recording that cannot be read, a broker that refuses, records that the broker dropped.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start runtime")?;
+    runtime.block_on(async { play(arguments, Shutdown::from_signals()).await })
+}
+
+/// As [`run`], with the shutdown as an argument.
+///
+/// # Errors
+/// As [`run`].
+pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<()> {
+    let bundle = assets::bundle(arguments.bundle.as_deref())?;
+    let bundle = Arc::new(Bundle::load(&bundle, &candle_core::Device::Cpu).context("load bundle")?);
+    let cluster = Cluster::open(arguments.brokers.as_deref()).await?;
+    let settings = Settings::load(arguments, &cluster.kafka)?;
+    let plan = bedside::plan(&settings.bedside.bedside)?;
+    let references = assets::references(&plan.headers())?;
+
+    let registry = Registry::new();
+    let stop = Shutdown::new();
+    let address = service::telemetry::serve(registry.clone(), "127.0.0.1:0", stop.clone()).await.context("serve metrics")?;
+    let agent_metrics = agent::metrics::Metrics::new(&registry)?;
+    let node_metrics = node::metrics::Metrics::new(&registry)?;
+    let bedside_metrics = bedside::metrics::Metrics::new(&registry)?;
+    eprintln!("{}", cluster.description);
+    eprintln!("bundle {} · metrics http://{address}/metrics · health http://{address}/healthz", bundle.id());
+
+    let (drafts, mut arrived) = mpsc::channel(64);
+    let reader = tokio::spawn(read_drafts(cluster.kafka.clone(), drafts, stop.clone()));
+    let rejected = tokio::spawn(count_rejects(cluster.kafka.clone(), stop.clone()));
+    let drafter = Arc::new(BundleDrafter::new(Arc::clone(&bundle), settings.node.node.decode.clone()));
+    let node = tokio::spawn(node::run(settings.node, drafter, node_metrics, stop.clone()));
+    let agent_watch = agent_metrics.clone();
+    let agent = tokio::spawn(agent::run_with(settings.agent, agent_metrics, stop.clone()));
+    let (sent, read) = (bedside_metrics.clone(), agent_watch.clone());
+    let lag: bedside::LagProbe = Arc::new(move || sent.packets_sent().saturating_sub(read.packets_received()));
+    let replay_plan = plan.clone();
+    let replay_stop = interrupt.clone();
+    let replay = tokio::spawn(async move {
+        bedside::run_with(settings.bedside, &replay_plan, bedside_metrics, Some(lag), replay_stop).await
+    });
+
+    let mut show = Show::new(arguments.json, plan.windows())?;
+    let mut seen = Vec::new();
+    let played = follow(&mut arrived, &interrupt, &agent_watch, plan.windows(), replay, |draft| {
+        let seen_draft = Seen::new(draft, plan.recording_at(&draft.stream_id, draft.start_sample), &references);
+        show.draft(&seen_draft)?;
+        seen.push(seen_draft.latency_ms());
+        Ok(())
+    })
+    .await;
+    stop.trigger();
+    let (node, agent) = (node.await.context("node panicked")??, agent.await.context("agent panicked")??);
+    reader.await.context("draft reader panicked")??;
+    rejected.await.context("reject reader panicked")??;
+    show.finish();
+    let replay = played?;
+    let summary = Summary { replay, agent, node, latencies_ms: seen };
+    eprint!("{summary}");
+    summary.check(interrupt.is_triggered())
+}
+
+/// Hands drafts on until every window has its fate, the interrupt comes, or the last draft is overdue.
+async fn follow(
+    arrived: &mut mpsc::Receiver<DraftReport>,
+    interrupt: &Shutdown,
+    agent: &agent::metrics::Metrics,
+    windows: usize,
+    mut replay: JoinHandle<anyhow::Result<bedside::BedsideSummary>>,
+    mut on_draft: impl FnMut(&DraftReport) -> anyhow::Result<()>,
+) -> anyhow::Result<bedside::BedsideSummary> {
+    let mut drafts = 0;
+    let mut summary = None;
+    let mut deadline = None;
+    loop {
+        let fates = drafts + agent.summary().segments_rejected as usize;
+        if let Some(summary) = summary.filter(|_| fates >= windows || interrupt.is_triggered()) {
+            return Ok(summary);
+        }
+        let overdue = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            draft = arrived.recv() => {
+                on_draft(&draft.context("the draft reader ended early")?)?;
+                drafts += 1;
+            }
+            played = &mut replay, if summary.is_none() => {
+                summary = Some(played.context("replay panicked")??);
+                deadline = Some(tokio::time::Instant::now() + DRAIN_MAX);
+            }
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            () = overdue => bail!("{fates} of {windows} windows have a draft or a rejection {DRAIN_MAX:?} after the last packet"),
+        }
+    }
+}
+
+/// The broker that the demo runs on.
+struct Cluster {
+    kafka: KafkaSettings,
+    description: String,
+    _embedded: Option<EmbeddedBroker>,
+}
+
+/// The section that every process has.
+#[derive(serde::Deserialize)]
+struct KafkaOnly {
+    kafka: KafkaSettings,
+}
+
+impl Cluster {
+    async fn open(brokers: Option<&str>) -> anyhow::Result<Self> {
+        let base = service::settings::load::<KafkaOnly>("kafka", None)?.kafka;
+        let Some(brokers) = brokers else {
+            let topics: Vec<(&str, i32)> = topic::ALL.iter().map(|&name| (name, PARTITIONS)).collect();
+            let broker = EmbeddedBroker::start(&topics).context("start embedded broker")?;
+            let description = format!("embedded broker {} · {} topics", broker.bootstrap(), topics.len());
+            return Ok(Self { kafka: broker.settings(&base), description, _embedded: Some(broker) });
+        };
+        let kafka = KafkaSettings { brokers: brokers.to_owned(), ..base };
+        let topics: Vec<Topic<'_>> = topic::ALL.iter().map(|&name| Topic { name, retention_hours: 72 }).collect();
+        create_topics(&kafka, &topics).await.context("create topics")?;
+        Ok(Self { description: format!("kafka {brokers}"), kafka, _embedded: None })
+    }
+}
+
+/// The settings of the three processes, pointed at one broker.
+struct Settings {
+    agent: agent::settings::AgentSettings,
+    node: node::settings::NodeSettings,
+    bedside: bedside::settings::BedsideSettings,
+}
+
+impl Settings {
+    fn load(arguments: &Arguments, kafka: &KafkaSettings) -> anyhow::Result<Self> {
+        let mut agent: agent::settings::AgentSettings = service::settings::load("agent", None)?;
+        let mut node: node::settings::NodeSettings = service::settings::load("node", None)?;
+        let mut bedside: bedside::settings::BedsideSettings = service::settings::load("bedside", None)?;
+        agent.kafka = kafka.clone();
+        node.kafka = kafka.clone();
+        bedside.kafka = kafka.clone();
+        let section = &mut bedside.bedside;
+        section.recordings = vec![assets::recordings(arguments.recordings.as_deref())?];
+        section.beds = arguments.beds;
+        section.minutes = arguments.minutes;
+        section.speed = arguments.speed;
+        section.seed = arguments.seed;
+        section.snr_db = arguments.snr_db;
+        section.noise_directory.clone_from(&arguments.noise_directory);
+        section.noise = match arguments.noise {
+            NoiseKind::None => Noise::None,
+            NoiseKind::Bw => Noise::Bw,
+            NoiseKind::Em => Noise::Em,
+            NoiseKind::Ma => Noise::Ma,
+        };
+        // a real broker keeps earlier replays, so there a replay is a new boot of its monitors
+        section.boot_id = if arguments.brokers.is_some() { 0 } else { BOOT_ID };
+        Ok(Self { agent, node, bedside })
+    }
+}
+
+/// Reads `ecg.reports.v1` until `stop`.
+async fn read_drafts(kafka: KafkaSettings, drafts: mpsc::Sender<DraftReport>, stop: Shutdown) -> anyhow::Result<()> {
+    let (source, mut events) = Source::start(&kafka, "demo-drafts", &[topic::REPORTS], 64).context("read drafts")?;
+    loop {
+        let event = tokio::select! { () = stop.wait() => break, event = events.recv() => event };
+        match event.context("the reader of drafts ended early")? {
+            Event::Record(record) => {
+                let draft = serde_json::from_slice(&record.payload).context("parse draft")?;
+                source.commit(&record.topic, record.partition, record.offset + 1)?;
+                if drafts.send(draft).await.is_err() {
+                    break;
+                }
+            }
+            Event::OffsetGap { topic, partition, expected, got } => {
+                bail!("{topic} partition {partition}: the broker dropped drafts {expected}..{got}");
+            }
+            Event::Fatal(error) => bail!("read drafts: {error}"),
+            Event::Assigned(_) | Event::Revoked(_) => {}
+        }
+    }
+    source.stop().await.context("stop reading drafts")
+}
+
+/// Drains `ecg.rejects.v1` until `stop`, so that the topic has a reader as in production.
+async fn count_rejects(kafka: KafkaSettings, stop: Shutdown) -> anyhow::Result<()> {
+    let (source, mut events) = Source::start(&kafka, "demo-rejects", &[topic::REJECTS], 64).context("read rejects")?;
+    loop {
+        let event = tokio::select! { () = stop.wait() => break, event = events.recv() => event };
+        if let Event::Record(record) = event.context("the reader of rejects ended early")? {
+            source.commit(&record.topic, record.partition, record.offset + 1)?;
+        }
+    }
+    source.stop().await.context("stop reading rejects")
+}
+
+/// Where drafts are shown: lines above a progress bar, or JSON lines.
+struct Show {
+    bar: ProgressBar,
+    json: bool,
+}
+
+impl Show {
+    fn new(json: bool, windows: usize) -> anyhow::Result<Self> {
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} windows {elapsed}")?;
+        Ok(Self { bar: ProgressBar::new(windows as u64).with_style(style), json })
+    }
+
+    fn draft(&mut self, seen: &Seen) -> anyhow::Result<()> {
+        self.bar.inc(1);
+        let text = if self.json { serde_json::to_string(&draft_line::json(seen))? } else { draft_line::text(seen) };
+        self.bar.suspend(|| writeln!(std::io::stdout().lock(), "{text}")).context("print draft")
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,38 @@
+//! meit: the command line of the standalone system.
+//!
+//! Place: the binary that `cargo run` starts. Invariant: holds no logic; every subcommand is a module of the library.
+
+use clap::{Args as _, Command, FromArgMatches as _, Parser, Subcommand};
+use standalone::{demo, report};
+
+/// Tensors are large and short-lived; the system allocator returns and faults their pages at every operation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Drafts reports of 12-lead ECGs. Without a command it runs the demo.
+#[derive(Parser)]
+#[command(name = "meit", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Meit>,
+}
+
+#[derive(Subcommand)]
+enum Meit {
+    /// Replays recordings as monitors through Kafka, agent and node, and shows every draft beside the recording's report.
+    Demo(demo::Arguments),
+    /// Reads one WFDB recording: measurements, quality, draft, and a picture on request.
+    Report(report::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    service::telemetry::init_tracing();
+    match Arguments::parse().command {
+        Some(Meit::Demo(arguments)) => demo::run(&arguments),
+        Some(Meit::Report(arguments)) => report::run(&arguments),
+        None => {
+            let defaults = demo::Arguments::augment_args(Command::new("demo")).get_matches_from(["demo"]);
+            demo::run(&demo::Arguments::from_arg_matches(&defaults)?)
+        }
+    }
+}

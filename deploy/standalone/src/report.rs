@@ -1,0 +1,381 @@
+//! `meit report`: one recording in; measurements, quality and a draft out, as text, JSON or a picture.
+//!
+//! Place: the one-shot path. It runs the same `ecg::dsp::analyse` and the same bundle as the stream, without Kafka.
+//! Invariant: a rejected recording never reaches the model; its draft is null. A draft never goes out without saying that
+//! no clinician has reviewed it.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use candle_core::Device;
+use ecg::LEADS;
+use ecg::dsp::{self, DspConfig};
+use ecg::lead::Lead;
+use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
+use model::bundle::Bundle;
+use model::generate::DecodeOptions;
+use serde::Serialize;
+
+use crate::{assets, svg};
+
+/// What stands over every draft that people see.
+pub const DRAFT_HEADING: &str = "DRAFT - not reviewed by a clinician";
+/// Width of the draft in the text output, characters.
+const TEXT_WIDTH: usize = 96;
+
+/// Arguments of `meit report`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// WFDB header (.hea) of the recording; its signal files lie beside it.
+    #[arg(value_name = "RECORD")]
+    pub record: PathBuf,
+    /// Draws the twelve leads on ECG paper, with the draft, into this SVG file.
+    #[arg(long, value_name = "OUT")]
+    pub svg: Option<PathBuf>,
+    /// Prints one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Model bundle that drafts; without it, the shipped one.
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+}
+
+/// What is known of one recording.
+pub struct Reading {
+    /// Name of the recording in its header.
+    pub name: String,
+    /// Its first ten seconds, analysed.
+    pub segment: Segment,
+    /// The chain's settings.
+    pub dsp: DspConfig,
+    /// The draft; none when the gate rejected the recording or the model wrote nothing.
+    pub draft: Option<String>,
+    /// Bundle that drafted, or would have.
+    pub bundle_id: String,
+}
+
+/// The JSON output; `null` where something is not measurable.
+#[derive(Serialize)]
+struct Summary<'a> {
+    decision: Decision,
+    reasons: &'a [Reason],
+    /// Decibels, window-power definition, standard lead order.
+    snr_db: [Option<f32>; LEADS],
+    heart_rate_bpm: Option<f32>,
+    pr_ms: Option<f32>,
+    qrs_ms: Option<f32>,
+    qt_ms: Option<f32>,
+    qtc_ms: Option<f32>,
+    axis_degrees: Option<f32>,
+    draft: Option<&'a str>,
+    bundle_id: &'a str,
+}
+
+/// Reads the recording and prints what the arguments ask for.
+///
+/// # Errors
+/// A recording or bundle that cannot be read; an output that cannot be written.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let dir = assets::bundle(arguments.bundle.as_deref())?;
+    let bundle = Bundle::load(&dir, &Device::Cpu).with_context(|| format!("load the bundle in {}", dir.display()))?;
+    let reading = read(&arguments.record, &bundle)?;
+    if let Some(path) = &arguments.svg {
+        std::fs::write(path, svg::draw(&reading)).with_context(|| format!("write {}", path.display()))?;
+    }
+    let output = if arguments.json {
+        reading.json()?
+    } else {
+        reading.text()
+    };
+    writeln!(std::io::stdout(), "{}", output.trim_end()).context("write to standard output")
+}
+
+/// Analyses the first ten seconds of a recording and drafts its report where the gate lets it through.
+///
+/// # Errors
+/// A recording that cannot be read or holds fewer than ten seconds or two leads; a tensor operation that fails.
+pub fn read(record: &Path, bundle: &Bundle) -> anyhow::Result<Reading> {
+    let header = header_path(record);
+    let recording = ecg::wfdb::read(&header).with_context(|| format!("read recording {}", header.display()))?;
+    let dsp = DspConfig::default();
+    let segment = dsp::analyse(&recording.context().context("cut the first ten seconds")?, &dsp);
+    let draft = match segment.decision {
+        Decision::Reject => None,
+        Decision::Accept | Decision::Marginal => draft(&segment, bundle)?,
+    };
+    Ok(Reading {
+        name: recording.name,
+        segment,
+        dsp,
+        draft,
+        bundle_id: bundle.id().to_owned(),
+    })
+}
+
+/// WFDB tools name a recording by its header without the extension; both spellings are taken.
+fn header_path(record: &Path) -> PathBuf {
+    let is_header = record.extension().is_some_and(|e| e.eq_ignore_ascii_case("hea"));
+    if is_header {
+        return record.to_owned();
+    }
+    let mut name = record.as_os_str().to_owned();
+    name.push(".hea");
+    PathBuf::from(name)
+}
+
+fn draft(segment: &Segment, bundle: &Bundle) -> anyhow::Result<Option<String>> {
+    let millivolts_per_unit = segment.uv_per_unit / 1000.0;
+    let ecg = segment
+        .filtered
+        .iter()
+        .map(|&v| f32::from(v) * millivolts_per_unit)
+        .collect(); // (12 x 5000), lead-major
+    let drafts = bundle
+        .drafting()
+        .draft(&[ecg], &DecodeOptions::default())
+        .context("draft the report")?;
+    let text = drafts.into_iter().next().map(|draft| draft.text.trim().to_owned());
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
+impl Reading {
+    /// One JSON object.
+    ///
+    /// # Errors
+    /// None in practice; serde_json's are passed on.
+    pub fn json(&self) -> anyhow::Result<String> {
+        let m = &self.segment.measurements;
+        let summary = Summary {
+            decision: self.segment.decision,
+            reasons: &self.segment.reasons,
+            snr_db: std::array::from_fn(|lead| self.segment.quality[lead].snr_db),
+            heart_rate_bpm: m.heart_rate_bpm,
+            pr_ms: m.pr_ms,
+            qrs_ms: m.qrs_ms,
+            qt_ms: m.qt_ms,
+            qtc_ms: m.qtc_ms,
+            axis_degrees: m.axis_degrees,
+            draft: self.draft.as_deref(),
+            bundle_id: &self.bundle_id,
+        };
+        serde_json::to_string(&summary).context("encode the reading")
+    }
+
+    /// Measurements, the quality of each lead, and the draft, for people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // writing to a String cannot fail
+        let _ = writeln!(out, "Recording   {} ({} Hz)", self.name, self.segment.source_rate_hz);
+        let _ = writeln!(out, "Decision    {}", self.segment.decision.as_str());
+        let _ = writeln!(out, "Reasons     {}\n", reasons(&self.segment.reasons, "none"));
+        for (name, value) in measured(&self.segment.measurements) {
+            let _ = writeln!(out, "{name:<11} {value}");
+        }
+        let _ = writeln!(out, "\nLead  SNR dB  Baseline µV  Mains µV  Origin         Read  Flags");
+        for (lead, quality) in Lead::ALL.into_iter().zip(&self.segment.quality) {
+            let _ = writeln!(out, "{}", quality_row(lead, quality));
+        }
+        let _ = writeln!(out, "\n{DRAFT_HEADING} (bundle {})", self.bundle_id);
+        for line in wrap(&self.draft_or_why(), TEXT_WIDTH) {
+            let _ = writeln!(out, "  {line}");
+        }
+        out
+    }
+
+    /// The draft, or a sentence that says why there is none.
+    pub fn draft_or_why(&self) -> String {
+        match (&self.draft, self.segment.decision) {
+            (Some(text), _) => text.clone(),
+            (None, Decision::Reject) => format!(
+                "No draft: the recording was rejected ({}).",
+                reasons(&self.segment.reasons, "no reason")
+            ),
+            (None, _) => "No draft: the model abstained.".to_owned(),
+        }
+    }
+}
+
+/// Names and values of the measurements, as they are printed.
+pub fn measured(m: &Measurements) -> [(&'static str, String); 7] {
+    let number = |value: Option<f32>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.0}"));
+    let with = |value: Option<f32>, unit: &str| match value {
+        Some(_) => format!("{} {unit}", number(value)),
+        None => "-".to_owned(),
+    };
+    [
+        ("Heart rate", with(m.heart_rate_bpm, "bpm")),
+        ("PR", with(m.pr_ms, "ms")),
+        ("QRS", with(m.qrs_ms, "ms")),
+        ("QT / QTc", format!("{} / {}", number(m.qt_ms), with(m.qtc_ms, "ms"))),
+        (
+            "QRS axis",
+            m.axis_degrees.map_or_else(|| "-".to_owned(), |v| format!("{v:.0}°")),
+        ),
+        ("RR spread", with(m.rr_sd_ms, "ms")),
+        ("Beats", m.beats.to_string()),
+    ]
+}
+
+/// Reasons as words, or `none` when there are none.
+pub fn reasons(reasons: &[Reason], none: &str) -> String {
+    if reasons.is_empty() {
+        return none.to_owned();
+    }
+    let words: Vec<String> = reasons.iter().map(|r| r.as_str().replace('_', " ")).collect();
+    words.join(", ")
+}
+
+fn quality_row(lead: Lead, quality: &LeadQuality) -> String {
+    let snr = quality.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}"));
+    format!(
+        "{:<4} {:>7} {:>12.0} {:>9.0}  {:<13}  {:<4}  {}",
+        lead.name(),
+        snr,
+        quality.baseline_uv,
+        quality.mains_uv,
+        origin(quality.origin),
+        if quality.usable { "yes" } else { "no" },
+        reasons(&quality.flags, "-"),
+    )
+}
+
+fn origin(origin: LeadOrigin) -> &'static str {
+    match origin {
+        LeadOrigin::Measured => "measured",
+        LeadOrigin::Derived => "derived",
+        LeadOrigin::Reconstructed => "reconstructed",
+        LeadOrigin::Missing => "missing",
+    }
+}
+
+/// Breaks a text between words into lines of at most `width` characters; a longer word stays whole.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Twelve leads of made-up beats at 75 bpm, analysed.
+    pub(crate) fn reading(draft: Option<&str>, decision: Decision) -> Reading {
+        let beat = |i: usize| {
+            let phase = (i % 400) as f32;
+            1000.0 * (-((phase - 200.0) / 8.0).powi(2)).exp() + 200.0 * (-((phase - 330.0) / 30.0).powi(2)).exp()
+        };
+        let context = ecg::window::Context {
+            stream_id: "made-up".into(),
+            boot_id: 0,
+            start_sample: 0,
+            start_time_us: 0,
+            last_gateway_time_us: 0,
+            source_rate_hz: 500.0,
+            samples_uv: vec![(0..ecg::SEGMENT_SAMPLES).map(beat).collect(); LEADS],
+            before: 0,
+            after: 0,
+            origin: [LeadOrigin::Measured; LEADS],
+            lead_off: [false; LEADS],
+            saturated: [false; LEADS],
+            paced: false,
+            stat: false,
+        };
+        let dsp = DspConfig::default();
+        let mut segment = dsp::analyse(&context, &dsp);
+        segment.decision = decision;
+        Reading {
+            name: "made-up".into(),
+            segment,
+            dsp,
+            draft: draft.map(str::to_owned),
+            bundle_id: "0123456789abcdef".into(),
+        }
+    }
+
+    #[test]
+    fn the_json_has_exactly_the_documented_keys() {
+        let json: serde_json::Value =
+            serde_json::from_str(&reading(Some("sinus rhythm."), Decision::Accept).json().unwrap()).unwrap();
+        let mut keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        let mut expected = [
+            "decision",
+            "reasons",
+            "snr_db",
+            "heart_rate_bpm",
+            "pr_ms",
+            "qrs_ms",
+            "qt_ms",
+            "qtc_ms",
+            "axis_degrees",
+            "draft",
+            "bundle_id",
+        ];
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+        assert_eq!(json["snr_db"].as_array().unwrap().len(), LEADS);
+        assert_eq!(json["decision"], "accept");
+    }
+
+    #[test]
+    fn a_rejected_recording_has_a_null_draft_and_says_why() {
+        let mut rejected = reading(None, Decision::Reject);
+        rejected.segment.reasons = vec![Reason::Flat, Reason::SnrLow];
+        let json: serde_json::Value = serde_json::from_str(&rejected.json().unwrap()).unwrap();
+        assert!(json["draft"].is_null());
+        assert_eq!(json["reasons"], serde_json::json!(["flat", "snr_low"]));
+        assert!(
+            rejected
+                .text()
+                .contains("No draft: the recording was rejected (flat, snr low).")
+        );
+    }
+
+    #[test]
+    fn the_text_names_every_lead_and_marks_the_draft() {
+        let text = reading(Some("sinus rhythm. normal ecg."), Decision::Accept).text();
+        for lead in Lead::ALL {
+            assert!(
+                text.lines()
+                    .any(|line| line.split_whitespace().next() == Some(lead.name())),
+                "{lead}"
+            );
+        }
+        assert!(text.contains("DRAFT - not reviewed by a clinician"));
+        assert!(text.contains("Heart rate  75 bpm"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_measurable_is_a_dash() {
+        let values = measured(&Measurements::default());
+        assert!(values[..3].iter().all(|(_, value)| value == "-"));
+        assert_eq!(values[3].1, "- / -");
+    }
+
+    #[test]
+    fn a_recording_is_named_with_or_without_its_extension() {
+        assert_eq!(header_path(Path::new("a/00009_hr")), Path::new("a/00009_hr.hea"));
+        assert_eq!(header_path(Path::new("a/00009_hr.hea")), Path::new("a/00009_hr.hea"));
+    }
+
+    #[test]
+    fn lines_break_between_words_and_long_words_stay_whole() {
+        assert_eq!(wrap("sinus rhythm. normal ecg.", 13), ["sinus rhythm.", "normal ecg."]);
+        assert_eq!(
+            wrap("a electrocardiographically b", 5),
+            ["a", "electrocardiographically", "b"]
+        );
+        assert!(wrap(" ", 5).is_empty());
+    }
+}

@@ -1,0 +1,281 @@
+//! The node: segments in, drafts out.
+//!
+//! Place: between the agent's topics and the readers'. [`run`] reads `ecg.segments.stat.v1` before `ecg.segments.v1`,
+//! decodes (`ingest`), drops what is drafted already (`ledger`), gathers batches (`batch`), runs them (`device`), judges the
+//! texts (`validate`, `checks`), makes drafts (`draft`) and sends them (`deliver`).
+//! Invariant: an offset is committed only after the draft of its segment was acknowledged; ids are functions of segment and
+//! bundle, so a restart at any point makes the remaining drafts, and a draft that comes twice has the same id.
+
+pub mod batch;
+pub mod checks;
+mod deliver;
+pub mod device;
+pub mod draft;
+pub mod drafter;
+mod ingest;
+mod ledger;
+pub mod metrics;
+pub mod settings;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod validate;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ecg::segment::{Segment, SegmentError};
+use ecg::topic;
+use service::kafka::sink::Sink;
+use service::kafka::source::{Event, Record, Source};
+use service::settings::Check as _;
+use service::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::batch::{BatchLimits, Batcher, Urgency};
+use crate::deliver::{Deliverer, Delivery, Job};
+use crate::device::{Device, Work};
+use crate::draft::{Author, abstains, millivolts};
+use crate::drafter::Drafter;
+use crate::ledger::{Claim, Ledger};
+use crate::metrics::{Metrics, NodeSummary};
+use crate::settings::NodeSettings;
+
+/// Deliveries that may wait for the broker: the batch on the device, the one behind it, and abstentions.
+const DELIVERIES: usize = 16;
+
+/// Runs a node until `shutdown`: then reading stops, what was read is drafted and delivered, and the floor is committed.
+///
+/// # Errors
+/// When a setting is out of bounds, the broker refuses the client, a source or the device fails, or a delivery fails for
+/// good.
+pub async fn run(
+    settings: NodeSettings,
+    drafter: Arc<dyn Drafter>,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> anyhow::Result<NodeSummary> {
+    settings.check()?;
+    let section = &settings.node;
+    let sink = Sink::new(&settings.kafka).context("open kafka sink")?;
+    let (sources, mut stat, mut routine) = Sources::start(&settings)?;
+    let author = Author {
+        bundle: drafter.lineage(),
+        decode: drafter.decode_parameters(),
+    };
+    let ledger = Ledger::new(section.remembered_drafts);
+    let (deliveries, queue) = mpsc::channel(DELIVERIES);
+    let deliverer = Deliverer {
+        sink: sink.clone(),
+        author: author.clone(),
+        ledger: ledger.clone(),
+        metrics: metrics.clone(),
+    };
+    let mut deliverer = tokio::spawn(deliverer.run(queue));
+    let limits = BatchLimits {
+        size: section.batch_max,
+        age: section.batch_wait(),
+    };
+    let mut node = Node {
+        bundle_id: author.bundle.bundle_id,
+        batch: Batcher::new(limits),
+        device: Device::start(drafter).context("start device thread")?,
+        deliveries,
+        ledger,
+        sink,
+        metrics,
+    };
+    let mut commit = tokio::time::interval(Duration::from_millis(section.commit_ms));
+    let read = loop {
+        let closes_at = node.batch.closes_at();
+        let closed = closes_at.is_some_and(|at| at <= Instant::now());
+        let taken = tokio::select! {
+            biased;
+            () = shutdown.wait() => break Ok(()),
+            ended = &mut deliverer => {
+                ended.context("delivery panicked")??;
+                anyhow::bail!("delivery ended early");
+            }
+            _ = commit.tick() => node.tick(&sources),
+            event = stat.recv(), if node.batch.has_room(Urgency::Stat) => node.take(event, Urgency::Stat).await,
+            permit = node.device.reserve(), if closed => node.start_batch(permit).await,
+            event = routine.recv(), if node.batch.has_room(Urgency::Routine) => node.take(event, Urgency::Routine).await,
+            () = until(closes_at), if !closed => Ok(()),
+        };
+        if let Err(error) = taken {
+            break Err(error);
+        }
+    };
+    node.stop(read, deliverer, sources).await
+}
+
+/// Returns at a time, or never.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One source for each topic, so that urgent segments do not wait behind others. Each has its own group, because the members
+/// of a group should read the same topics.
+struct Sources {
+    stat: Source,
+    routine: Source,
+}
+
+impl Sources {
+    fn start(settings: &NodeSettings) -> anyhow::Result<(Self, mpsc::Receiver<Event>, mpsc::Receiver<Event>)> {
+        let (group, capacity) = (&settings.node.group, settings.node.queue_records);
+        let start = |group: &str, topic| {
+            Source::start(&settings.kafka, group, &[topic], capacity).with_context(|| format!("open source of {topic}"))
+        };
+        let (stat, stat_events) = start(&format!("{group}-stat"), topic::SEGMENTS_STAT)?;
+        let (routine, routine_events) = start(group, topic::SEGMENTS)?;
+        Ok((Self { stat, routine }, stat_events, routine_events))
+    }
+
+    fn commit(&self, ledger: &Ledger) -> anyhow::Result<()> {
+        for ((topic, partition), floor) in ledger.floors() {
+            let source = if &*topic == topic::SEGMENTS_STAT {
+                &self.stat
+            } else {
+                &self.routine
+            };
+            source.commit(&topic, partition, floor).context("commit floor")?;
+        }
+        Ok(())
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stat.stop().await.context("close kafka source")?;
+        self.routine.stop().await.context("close kafka source")
+    }
+}
+
+/// What the main loop owns.
+struct Node {
+    bundle_id: String,
+    batch: Batcher<Job>,
+    device: Device,
+    deliveries: mpsc::Sender<Delivery>,
+    ledger: Ledger,
+    sink: Sink,
+    metrics: Metrics,
+}
+
+impl Node {
+    async fn take(&mut self, event: Option<Event>, urgency: Urgency) -> anyhow::Result<()> {
+        match event.context("kafka source ended early")? {
+            Event::Record(record) => self.take_record(&record, urgency).await?,
+            Event::Assigned(partitions) => tracing::info!(?partitions, "partitions assigned"),
+            Event::Revoked(partitions) => {
+                tracing::info!(?partitions, "partitions revoked");
+                self.ledger.release(&partitions);
+            }
+            Event::OffsetGap {
+                topic,
+                partition,
+                expected,
+                got,
+            } => {
+                tracing::error!(%topic, partition, expected, got, "the broker dropped records before they were read");
+                self.metrics.offset_gap((got - expected).max(0) as u64);
+            }
+            Event::Fatal(error) => anyhow::bail!("kafka source: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Gives one record its fate: a batch, an abstention, nothing because it is drafted already, or the dead letters.
+    async fn take_record(&mut self, record: &Record, urgency: Urgency) -> anyhow::Result<()> {
+        self.ledger.begin(record);
+        self.metrics.segment_received();
+        let segment = match Segment::decode(&record.payload) {
+            Ok(segment) => segment,
+            Err(error) => return self.refuse(record, &error).await,
+        };
+        let draft_id = ecg::id::draft_id(&segment.id, &self.bundle_id);
+        if self.ledger.claim(&draft_id, record) == Claim::Duplicate {
+            self.metrics.segment_duplicate();
+            return Ok(());
+        }
+        let why = abstains(&segment);
+        let came = Instant::now();
+        let job = Job { segment, came };
+        match why {
+            Some(why) => {
+                let job = Box::new(job);
+                self.deliver(Delivery::Abstained { job, why }).await?;
+            }
+            None => self.batch.push(job, urgency, came),
+        }
+        Ok(())
+    }
+
+    async fn refuse(&self, record: &Record, error: &SegmentError) -> anyhow::Result<()> {
+        let (topic, partition, offset) = (&*record.topic, record.partition, record.offset);
+        let reason = ingest::refusal(error);
+        tracing::warn!(%error, reason, topic, partition, offset, "segment refused");
+        ingest::dead_letter(record, error, &self.sink).await?;
+        self.metrics.dead_letter(reason);
+        self.ledger.done(record);
+        Ok(())
+    }
+
+    /// Hands the next batch to the device.
+    async fn start_batch(&mut self, permit: Option<mpsc::OwnedPermit<Work>>) -> anyhow::Result<()> {
+        let permit = permit.context("the device thread panicked")?;
+        let jobs = self.batch.take();
+        let ecgs = jobs.iter().map(|job| millivolts(&job.segment)).collect();
+        let (sender, answer) = oneshot::channel();
+        permit.send(Work { ecgs, answer: sender });
+        self.deliver(Delivery::Batch { jobs, answer }).await
+    }
+
+    async fn deliver(&self, delivery: Delivery) -> anyhow::Result<()> {
+        self.deliveries
+            .send(delivery)
+            .await
+            .ok()
+            .context("delivery ended early")
+    }
+
+    /// Sets the gauges and commits what is done.
+    fn tick(&self, sources: &Sources) -> anyhow::Result<()> {
+        self.metrics.set_levels(self.batch.len(), self.ledger.open());
+        sources.commit(&self.ledger)
+    }
+
+    /// Drafts what was read, delivers it, commits, and closes the clients.
+    async fn stop(
+        mut self,
+        read: anyhow::Result<()>,
+        deliverer: JoinHandle<anyhow::Result<()>>,
+        sources: Sources,
+    ) -> anyhow::Result<NodeSummary> {
+        let drained = match read {
+            Ok(()) => self.drain().await,
+            failed => failed,
+        };
+        (self.deliveries, _) = mpsc::channel(1);
+        // a dead delivery is the cause of a failed read, so its error comes first
+        deliverer.await.context("delivery panicked")??;
+        drained?;
+        self.tick(&sources)?;
+        self.sink.flush().await.context("flush kafka sink")?;
+        sources.stop().await?;
+        Ok(self.metrics.summary())
+    }
+
+    async fn drain(&mut self) -> anyhow::Result<()> {
+        while !self.batch.is_empty() {
+            let permit = self.device.reserve().await;
+            self.start_batch(permit).await?;
+        }
+        Ok(())
+    }
+}

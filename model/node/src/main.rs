@@ -1,0 +1,87 @@
+//! meit-node: segments in, drafts out.
+//!
+//! Place: the command line around [`node::run`].
+//! Invariant: holds no logic; a bad setting, bundle or device exits before anything is read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use candle_core::Device;
+use clap::Parser;
+use model::bundle::Bundle;
+use node::drafter::BundleDrafter;
+use node::metrics::Metrics;
+use node::settings::NodeSettings;
+use prometheus::Registry;
+use service::shutdown::Shutdown;
+
+/// Drafts a report on each segment.
+#[derive(Parser)]
+#[command(name = "meit-node", version)]
+struct Arguments {
+    /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the bundle, instead of the setting node.bundle (model/bundle).
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Where the bundle runs, "cpu" or "cuda:N", instead of the setting node.device (cpu).
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    service::telemetry::init_tracing();
+    let mut settings: NodeSettings =
+        service::settings::load_checked("node", arguments.config.as_deref()).context("read settings")?;
+    settings.node.bundle = arguments.bundle.unwrap_or(settings.node.bundle);
+    settings.node.device = arguments.device.unwrap_or(settings.node.device);
+    let section = &settings.node;
+    let device = device(&section.device)?;
+    let bundle = Bundle::load(&section.bundle, &device)
+        .with_context(|| format!("load bundle {} onto {}", section.bundle.display(), section.device))?;
+    tracing::info!(bundle = bundle.id(), device = section.device, "bundle loaded");
+    let drafter = Arc::new(BundleDrafter::new(Arc::new(bundle), section.decode.clone()));
+    let (registry, shutdown) = (Registry::new(), Shutdown::from_signals());
+    let metrics = Metrics::new(&registry).context("register metrics")?;
+    if !section.metrics_address.is_empty() {
+        let bound = service::telemetry::serve(registry, &section.metrics_address, shutdown.clone())
+            .await
+            .context("serve metrics")?;
+        tracing::info!(%bound, "serving /metrics and /healthz");
+    }
+    let summary = node::run(settings, drafter, metrics, shutdown).await?;
+    println!("{}", serde_json::to_string(&summary).context("encode summary")?);
+    Ok(())
+}
+
+/// The device of a name: "cpu" or "cuda:N".
+fn device(name: &str) -> anyhow::Result<Device> {
+    if name == "cpu" {
+        return Ok(Device::Cpu);
+    }
+    let ordinal = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    let ordinal: usize = ordinal.with_context(|| format!("device {name:?} is neither \"cpu\" nor \"cuda:N\""))?;
+    anyhow::ensure!(
+        candle_core::utils::cuda_is_available(),
+        "device {name:?} needs a build for CUDA, and this build has none; use \"cpu\""
+    );
+    Device::new_cuda(ordinal).with_context(|| format!("open device {name:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_device_is_named() {
+        assert!(device("cpu").unwrap().is_cpu());
+        for name in ["gpu", "cuda:", "cuda:x"] {
+            let error = device(name).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Sample values and a drafter without a model, for the tests of this package.
+//!
+//! Place: tests only.
+//! Invariant: the same each time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ecg::LEADS;
+use ecg::report::{BundleLineage, DecodeParameters};
+use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Segment};
+use model::generate::Finish;
+
+use crate::draft::Author;
+use crate::drafter::{DraftText, Drafter};
+
+/// Writes one text about everything, or fails.
+pub(crate) struct FakeDrafter {
+    text: Option<String>,
+    /// ECGs drafted so far.
+    pub ecgs: AtomicUsize,
+}
+
+impl FakeDrafter {
+    pub(crate) const BUNDLE_ID: &str = "fake";
+
+    pub(crate) fn writing(text: &str) -> Self {
+        Self {
+            text: Some(text.to_owned()),
+            ecgs: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn failing() -> Self {
+        Self {
+            text: None,
+            ecgs: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Drafter for FakeDrafter {
+    fn draft(&self, ecgs: &[Vec<f32>]) -> anyhow::Result<Vec<DraftText>> {
+        let Some(words) = &self.text else {
+            anyhow::bail!("out of memory");
+        };
+        self.ecgs.fetch_add(ecgs.len(), Ordering::Relaxed);
+        Ok(ecgs.iter().map(|_| text(words)).collect())
+    }
+
+    fn lineage(&self) -> BundleLineage {
+        author().bundle
+    }
+
+    fn decode_parameters(&self) -> DecodeParameters {
+        author().decode
+    }
+}
+
+/// A text of so many tokens as words.
+pub(crate) fn text(words: &str) -> DraftText {
+    DraftText {
+        text: words.to_owned(),
+        tokens: words.split_whitespace().count() as u32,
+        logprob_mean: -0.5,
+        logprob_min: -2.0,
+        finish: Finish::Stop,
+    }
+}
+
+/// The author behind [`FakeDrafter`].
+pub(crate) fn author() -> Author {
+    Author {
+        bundle: BundleLineage {
+            bundle_id: FakeDrafter::BUNDLE_ID.to_owned(),
+            base_sha256: "base".to_owned(),
+            ..BundleLineage::default()
+        },
+        decode: DecodeParameters {
+            strategy: "greedy".to_owned(),
+            max_tokens: 96,
+            ..DecodeParameters::default()
+        },
+    }
+}
+
+/// An accepted, silent segment with its own id.
+pub(crate) fn segment(number: i64) -> Segment {
+    let quality = LeadQuality {
+        snr_db: None,
+        baseline_uv: 0.0,
+        mains_uv: 0.0,
+        flags: vec![],
+        origin: LeadOrigin::Measured,
+        usable: true,
+    };
+    Segment {
+        id: ecg::id::segment_id("bed-01", 1, number * 5000, "meit-dsp", 1),
+        stream_id: "bed-01".to_owned(),
+        boot_id: 1,
+        start_sample: number * 5000,
+        start_time_us: 10_000_000,
+        last_gateway_time_us: 20_000_000,
+        source_rate_hz: 500.0,
+        uv_per_unit: 1.0,
+        raw: vec![0; LEADS * ecg::SEGMENT_SAMPLES],
+        filtered: vec![0; LEADS * ecg::SEGMENT_SAMPLES],
+        quality: std::array::from_fn(|_| quality.clone()),
+        measurements: Measurements::default(),
+        decision: Decision::Accept,
+        reasons: vec![],
+        chain: "meit-dsp".to_owned(),
+        chain_version: 1,
+        stat: false,
+        context_before: true,
+        context_after: true,
+        samples_sha256: "ab".to_owned(),
+    }
+}

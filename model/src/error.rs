@@ -1,0 +1,32 @@
+//! What can go wrong between a bundle on disk and a draft's text.
+//!
+//! Place: returned by every function of this crate. Invariant: each variant carries the values that failed.
+
+use std::path::PathBuf;
+
+/// Errors of loading, checking and running a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("tensor operation")]
+    Tensor(#[from] candle_core::Error),
+    #[error("read {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("parse {path}")]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error("tensor {name} is missing from the weights")]
+    MissingTensor { name: String },
+    #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
+    Shape { name: String, got: Vec<usize>, expected: Vec<usize> },
+    #[error("config key {key} is {value}: {bound}")]
+    Config { key: &'static str, value: String, bound: String },
+    #[error("{file} has sha256 {got}, bundle.json says {expected}")]
+    Hash { file: String, got: String, expected: String },
+    #[error("tensor {name} holds a non-finite value")]
+    NonFinite { name: String },
+    #[error("tokenizer {action}: {message}")]
+    Tokenizer { action: &'static str, message: String },
+    #[error("ECG {index} has {got} samples, expected {expected} (12 leads x 10 s at 500 Hz)")]
+    EcgLength { index: usize, got: usize, expected: usize },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,124 @@
+//! Token-by-token generation with a key/value cache and an ECG prefix.
+//!
+//! Place: after `prefix`; its tokens become a draft's text. Invariant: row i of a batch gets the tokens that it would get
+//! alone, and a row that has stopped costs no more than its place in the batch.
+
+use candle_core::{DType, IndexOp, Tensor};
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use serde::{Deserialize, Serialize};
+
+use crate::decoder::Decoder;
+use crate::error::Result;
+use crate::layers::widen;
+use crate::prefix::EcgPrefix;
+
+/// How tokens are chosen and when generation ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecodeOptions {
+    /// New tokens a report, at most.
+    pub tokens_max: usize,
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Nucleus mass of sampling; 1 keeps every token.
+    pub top_p: f64,
+    /// Seed of sampling; row i of a request draws from its own stream.
+    pub seed: u64,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self { tokens_max: 96, temperature: 0.0, top_p: 1.0, seed: 0 }
+    }
+}
+
+/// Why a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    Stop,
+    Length,
+}
+
+/// The tokens of one row, the stop token left out.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    pub ids: Vec<u32>,
+    /// Natural log probability of each token under the untempered model, the stop token's included.
+    pub logprobs: Vec<f32>,
+    pub finish: Finish,
+}
+
+/// Continues `prompt` (B, T) until `stop` or `options.tokens_max` in every row.
+///
+/// # Errors
+/// A tensor operation that fails.
+pub fn generate(
+    decoder: &Decoder,
+    prompt: &Tensor,
+    prefix: Option<&EcgPrefix>,
+    stop: Option<u32>,
+    options: &DecodeOptions,
+) -> Result<Vec<Generated>> {
+    let (b, _) = prompt.dims2()?;
+    let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options)).collect();
+    let mut cache = decoder.cache();
+    let mut ids = prompt.clone();
+    for step in 0..options.tokens_max {
+        let logits = decoder.forward_last(&ids, prefix, &mut cache)?; // (B, V)
+        let logprobs = candle_nn::ops::log_softmax(&widen(&logits)?, 1)?.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?;
+        let next = rows
+            .iter_mut()
+            .enumerate()
+            .map(|(i, row)| row.step(&logprobs.i(i)?, stop, step + 1 == options.tokens_max))
+            .collect::<Result<Vec<u32>>>()?;
+        if rows.iter().all(|row| row.finish.is_some()) {
+            break;
+        }
+        ids = Tensor::from_vec(next, (b, 1), prompt.device())?;
+    }
+    Ok(rows.into_iter().map(Row::end).collect())
+}
+
+struct Row {
+    sampler: LogitsProcessor,
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    finish: Option<Finish>,
+}
+
+impl Row {
+    fn new(options: &DecodeOptions) -> Self {
+        let sampling = if options.temperature <= 0.0 {
+            Sampling::ArgMax
+        } else if options.top_p < 1.0 {
+            Sampling::TopP { p: options.top_p, temperature: options.temperature }
+        } else {
+            Sampling::All { temperature: options.temperature }
+        };
+        let sampler = LogitsProcessor::from_sampling(options.seed, sampling);
+        Self { sampler, ids: Vec::new(), logprobs: Vec::new(), finish: None }
+    }
+
+    /// Chooses the next token from log probabilities (V); a finished row repeats its last token, which nobody reads.
+    fn step(&mut self, logprobs: &Tensor, stop: Option<u32>, last: bool) -> Result<u32> {
+        if self.finish.is_some() {
+            return Ok(stop.or(self.ids.last().copied()).unwrap_or(0));
+        }
+        let token = self.sampler.sample(logprobs)?;
+        self.logprobs.push(logprobs.i(token as usize)?.to_scalar::<f32>()?);
+        if Some(token) == stop {
+            self.finish = Some(Finish::Stop);
+        } else {
+            self.ids.push(token);
+            if last {
+                self.finish = Some(Finish::Length);
+            }
+        }
+        Ok(token)
+    }
+
+    fn end(self) -> Generated {
+        Generated { ids: self.ids, logprobs: self.logprobs, finish: self.finish.unwrap_or(Finish::Length) }
+    }
+}

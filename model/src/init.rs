@@ -1,0 +1,119 @@
+//! Fresh weights for training from nothing.
+//!
+//! Place: called by the pipeline before the first step. Invariant: the same config and seed give the same tensors.
+//! Source: PyTorch's defaults for convolutions, linear and batch-norm layers; normal(0, 0.02) for the decoder, as in LLaMA.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::config::{DecoderConfig, EncoderConfig};
+
+type Tensors = BTreeMap<String, Tensor>;
+
+/// Encoder and projector, under the names that `EcgEncoder` and `Projector` read.
+pub fn encoder(config: &EncoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> {
+    let mut init = Init { tensors: BTreeMap::new(), rng };
+    init.conv("conv1", config.leads, config.width, config.stem_kernel)?;
+    init.norm("bn1", config.width)?;
+    let mut inputs = config.width;
+    for (stage, &count) in config.blocks.iter().enumerate() {
+        let width = config.width << stage;
+        for block in 0..count {
+            let name = format!("layer{}.{block}", stage + 1);
+            init.conv(&format!("{name}.conv1"), inputs, width, 1)?;
+            init.norm(&format!("{name}.bn1"), width)?;
+            init.conv(&format!("{name}.conv2"), width, width, 3)?;
+            init.norm(&format!("{name}.bn2"), width)?;
+            init.conv(&format!("{name}.conv3"), width, 4 * width, 1)?;
+            init.norm(&format!("{name}.bn3"), 4 * width)?;
+            if (stage > 0 && block == 0) || inputs != 4 * width {
+                init.conv(&format!("{name}.shortcut.0"), inputs, 4 * width, 1)?;
+                init.norm(&format!("{name}.shortcut.1"), 4 * width)?;
+            }
+            inputs = 4 * width;
+        }
+    }
+    init.linear("projector.0", inputs, config.hidden)?;
+    init.norm("projector.1", config.hidden)?;
+    init.linear("projector.3", config.hidden, config.dim)?;
+    init.norm("projector.4", config.dim)?;
+    if config.time_embedding {
+        init.normal("time_embedding", &[config.tokens, inputs], 0.1)?;
+    }
+    Ok(init.tensors)
+}
+
+/// A LLaMA decoder; residual outputs are scaled down by the depth.
+pub fn decoder(config: &DecoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> {
+    let mut init = Init { tensors: BTreeMap::new(), rng };
+    let (c, m, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    let (q, kv) = (config.num_attention_heads * config.head_dim(), config.kv_heads() * config.head_dim());
+    let std = 0.02;
+    let residual = std / ((2 * config.num_hidden_layers) as f32).sqrt();
+    init.normal("model.embed_tokens.weight", &[v, c], std)?;
+    for i in 0..config.num_hidden_layers {
+        let name = format!("model.layers.{i}");
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            init.constant(&format!("{name}.{norm}.weight"), c, 1.0)?;
+        }
+        init.normal(&format!("{name}.self_attn.q_proj.weight"), &[q, c], std)?;
+        init.normal(&format!("{name}.self_attn.k_proj.weight"), &[kv, c], std)?;
+        init.normal(&format!("{name}.self_attn.v_proj.weight"), &[kv, c], std)?;
+        init.normal(&format!("{name}.self_attn.o_proj.weight"), &[c, q], residual)?;
+        init.normal(&format!("{name}.mlp.gate_proj.weight"), &[m, c], std)?;
+        init.normal(&format!("{name}.mlp.up_proj.weight"), &[m, c], std)?;
+        init.normal(&format!("{name}.mlp.down_proj.weight"), &[c, m], residual)?;
+    }
+    init.constant("model.norm.weight", c, 1.0)?;
+    if !config.tie_word_embeddings {
+        init.normal("lm_head.weight", &[v, c], std)?;
+    }
+    Ok(init.tensors)
+}
+
+struct Init<'a> {
+    tensors: Tensors,
+    rng: &'a mut ChaCha8Rng,
+}
+
+impl Init<'_> {
+    fn conv(&mut self, name: &str, inputs: usize, outputs: usize, kernel: usize) -> Result<()> {
+        let std = (2.0 / (inputs * kernel) as f32).sqrt();
+        self.normal(&format!("{name}.weight"), &[outputs, inputs, kernel], std)
+    }
+
+    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<()> {
+        self.normal(&format!("{name}.weight"), &[outputs, inputs], (1.0 / inputs as f32).sqrt())?;
+        self.constant(&format!("{name}.bias"), outputs, 0.0)
+    }
+
+    fn norm(&mut self, name: &str, c: usize) -> Result<()> {
+        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+            self.constant(&format!("{name}.{part}"), c, value)?;
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, name: &str, c: usize, value: f32) -> Result<()> {
+        self.tensors.insert(name.to_owned(), Tensor::full(value, c, &Device::Cpu)?);
+        Ok(())
+    }
+
+    /// Box-Muller over the seeded stream.
+    fn normal(&mut self, name: &str, shape: &[usize], std: f32) -> Result<()> {
+        let n = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..n).map(|_| std * standard_normal(self.rng)).collect();
+        self.tensors.insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+        Ok(())
+    }
+}
+
+/// One draw of the standard normal distribution.
+pub fn standard_normal(rng: &mut ChaCha8Rng) -> f32 {
+    let u1: f32 = 1.0 - rng.random::<f32>();
+    let u2: f32 = rng.random();
+    (-2.0 * u1.ln()).sqrt() * (2.0 * std::f32::consts::PI * u2).cos()
+}

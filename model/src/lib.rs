@@ -1,0 +1,28 @@
+//! MEIT: an ECG encoder whose embeddings enter a language model as a key/value prefix of every attention layer.
+//!
+//! Place: between a gated segment and a draft's text. Pure tensors: no clock, no network, no global state; only
+//! [`weights`] and [`bundle`] read files, at start.
+//!
+//! Axes, bound once for the whole crate: B batch, L leads, S samples, T tokens, P prefix tokens, H query heads, K key/value
+//! heads, G = H / K, D head dimension, C hidden width, V vocabulary, O output features.
+//!
+//! Invariants (tests hold them): a batch of n equals n batches of one; prefix + cache step equals the full forward; every
+//! trainable parameter's gradient equals its finite difference.
+
+pub mod attention;
+pub mod batch_norm;
+pub mod bundle;
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod encoder;
+pub mod error;
+pub mod generate;
+pub mod init;
+pub mod layers;
+pub mod meit;
+pub mod mode;
+pub mod prefix;
+pub mod projector;
+pub mod prompt;
+pub mod weights;

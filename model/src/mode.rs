@@ -1,0 +1,45 @@
+//! Whether a forward pass serves or trains, and the seeded randomness of training.
+//!
+//! Place: an argument of every forward. Invariant: the same seed gives the same masks, on any device and thread count.
+
+use std::cell::RefCell;
+
+use candle_core::{Result, Tensor};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Serving uses running statistics and no dropout; training uses batch statistics and seeded dropout.
+pub enum Mode<'a> {
+    Eval,
+    Train(&'a Training),
+}
+
+/// The randomness and rates of one training step.
+pub struct Training {
+    /// Probability that an activation is zeroed, in 0..1.
+    pub dropout: f32,
+    /// Weight of the batch in the running statistics of batch norms (PyTorch's momentum), 0.1 by default.
+    pub momentum: f64,
+    rng: RefCell<ChaCha8Rng>,
+}
+
+impl Training {
+    pub fn new(dropout: f32, rng: ChaCha8Rng) -> Self {
+        Self { dropout, momentum: 0.1, rng: RefCell::new(rng) }
+    }
+}
+
+impl Mode<'_> {
+    /// Inverted dropout: zeroes elements with the mode's probability and scales the rest; the identity when serving.
+    pub fn dropout(&self, x: &Tensor) -> Result<Tensor> {
+        let Mode::Train(training) = self else { return Ok(x.clone()) };
+        if training.dropout <= 0.0 {
+            return Ok(x.clone());
+        }
+        let keep = 1.0 - training.dropout;
+        let mut rng = training.rng.borrow_mut();
+        let mask: Vec<f32> =
+            (0..x.elem_count()).map(|_| if rng.random::<f32>() < keep { 1.0 / keep } else { 0.0 }).collect();
+        x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
+    }
+}

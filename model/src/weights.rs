@@ -1,0 +1,84 @@
+//! Named tensors of a checkpoint, walked by the names that Hugging Face and PyTorch write.
+//!
+//! Place: between safetensors files and the modules. Invariant: a module reads its tensors by their checkpoint names, so a
+//! checkpoint loads without renaming.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// A view of a checkpoint below one prefix.
+#[derive(Clone)]
+pub struct Weights {
+    tensors: Arc<BTreeMap<String, Tensor>>,
+    prefix: String,
+}
+
+impl Weights {
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors: Arc::new(tensors), prefix: String::new() }
+    }
+
+    /// Reads `paths` (safetensors) and converts every floating-point tensor to `dtype`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not safetensors; a non-finite value in any tensor.
+    pub fn load(paths: &[&Path], dtype: DType, device: &Device) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for path in paths {
+            for (name, tensor) in candle_core::safetensors::load(path, &Device::Cpu)? {
+                let tensor = if tensor.dtype().is_float() { tensor.to_dtype(dtype)? } else { tensor };
+                tensors.insert(name, tensor.to_device(device)?);
+            }
+        }
+        let weights = Self::new(tensors);
+        weights.check_finite()?;
+        Ok(weights)
+    }
+
+    fn check_finite(&self) -> Result<()> {
+        for (name, tensor) in self.tensors.iter().filter(|(_, t)| t.dtype().is_float() && t.elem_count() > 0) {
+            let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
+            if !sum.is_finite() {
+                return Err(Error::NonFinite { name: name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The view below `prefix.name`.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Self {
+        Self { tensors: Arc::clone(&self.tensors), prefix: self.path(&name.to_string()) }
+    }
+
+    /// The tensor `name`, which must have the shape `expected`.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::Shape`].
+    pub fn get(&self, expected: &[usize], name: &str) -> Result<Tensor> {
+        let tensor = self.find(name).ok_or_else(|| Error::MissingTensor { name: self.path(name) })?;
+        if tensor.dims() != expected {
+            let (got, expected) = (tensor.dims().to_vec(), expected.to_vec());
+            return Err(Error::Shape { name: self.path(name), got, expected });
+        }
+        Ok(tensor.clone())
+    }
+
+    /// The tensor `name` where the checkpoint has it.
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(&self.path(name))
+    }
+
+    /// Every tensor of the checkpoint, by full name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+}

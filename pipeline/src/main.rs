@@ -1,0 +1,11 @@
+//! meit-pipeline: trains, evaluates and scores from the command line.
+
+use clap::Parser;
+
+/// Tensors are large and short-lived; the system allocator returns and faults their pages at every operation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    pipeline::cli::Cli::parse().run()
+}

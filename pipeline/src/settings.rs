@@ -1,0 +1,144 @@
+//! Settings of training; the defaults are those of the shipped bundle.
+//!
+//! Place: parsed once from the command line, written into the checkpoint. Invariant: settings that pass `validate` describe a
+//! run that can be repeated bit for bit.
+
+use anyhow::ensure;
+use model::config::{DecoderConfig, EncoderConfig};
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides the outcome of a training run, apart from the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct TrainSettings {
+    /// Seed of weights, order, augmentation and dropout.
+    #[arg(long, default_value_t = 20_261_124)]
+    pub seed: u64,
+    /// Size of the vocabulary, special tokens included.
+    #[arg(long, default_value_t = 1536)]
+    pub vocabulary: usize,
+    /// Hidden width of the decoder.
+    #[arg(long, default_value_t = 192)]
+    pub hidden: usize,
+    /// Width of the decoder's gated layer.
+    #[arg(long, default_value_t = 512)]
+    pub mlp: usize,
+    /// Decoder layers.
+    #[arg(long, default_value_t = 3)]
+    pub layers: usize,
+    /// Attention heads.
+    #[arg(long, default_value_t = 4)]
+    pub heads: usize,
+    /// Channels of the encoder's stem.
+    #[arg(long, default_value_t = 20)]
+    pub width: usize,
+    /// Bottleneck blocks of each encoder stage.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 2, 2])]
+    pub blocks: Vec<usize>,
+    /// Samples between two outputs of the encoder's stem, at 250 Hz.
+    #[arg(long, default_value_t = 4)]
+    pub stem_stride: usize,
+    /// ECG prefix tokens, P.
+    #[arg(long, default_value_t = 20)]
+    pub tokens: usize,
+    /// Steps on reports alone, of the training folds with or without a recording.
+    #[arg(long, default_value_t = 200)]
+    pub text_steps: u64,
+    /// Steps on recordings with their reports.
+    #[arg(long, default_value_t = 800)]
+    pub steps: u64,
+    /// Reports a step while training on text.
+    #[arg(long, default_value_t = 48)]
+    pub text_batch: usize,
+    /// Recordings a step.
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+    /// Peak learning rate on text.
+    #[arg(long, default_value_t = 2e-3)]
+    pub text_lr: f64,
+    /// Peak learning rate of encoder and projector.
+    #[arg(long, default_value_t = 2e-3)]
+    pub encoder_lr: f64,
+    /// Peak learning rate of the decoder while it learns to read the ECG.
+    #[arg(long, default_value_t = 5e-4)]
+    pub decoder_lr: f64,
+    /// Share of a stage's steps over which its rate rises from zero.
+    #[arg(long, default_value_t = 0.05)]
+    pub warmup: f64,
+    /// Decoupled weight decay of matrices.
+    #[arg(long, default_value_t = 0.05)]
+    pub weight_decay: f64,
+    /// Largest global norm of a step's gradient.
+    #[arg(long, default_value_t = 1.0)]
+    pub clip_norm: f64,
+    /// Dropout in the decoder and the projector.
+    #[arg(long, default_value_t = 0.1)]
+    pub dropout: f32,
+    /// Weight of the auxiliary loss: SCP statements predicted from the encoder's mean feature.
+    #[arg(long, default_value_t = 1.0)]
+    pub scp_weight: f64,
+    /// Steps between two validations (on fold 9) with a checkpoint after each.
+    #[arg(long, default_value_t = 100)]
+    pub validate_every: u64,
+    /// Prompt of every sample.
+    #[arg(long, default_value = "write the report of this ecg")]
+    pub prompt: String,
+    /// Name in the bundle's manifest.
+    #[arg(long, default_value = "meit-small-ptbxl")]
+    pub name: String,
+}
+
+impl TrainSettings {
+    /// # Errors
+    /// A value outside its bound, with both.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        ensure!(self.heads > 0 && self.hidden.is_multiple_of(self.heads), "hidden is {}: must be a multiple of heads, {}", self.hidden, self.heads);
+        ensure!((self.hidden / self.heads).is_multiple_of(2), "hidden / heads is {}: must be even", self.hidden / self.heads);
+        ensure!(self.batch > 1, "batch is {}: batch norm needs at least 2", self.batch);
+        ensure!(self.text_batch > 0, "text_batch is 0: must be at least 1");
+        ensure!(!self.blocks.is_empty() && self.blocks.iter().all(|&n| n > 0), "blocks is {:?}: every stage needs a block", self.blocks);
+        ensure!(self.tokens > 0, "tokens is 0: must be at least 1");
+        ensure!((0.0..1.0).contains(&self.dropout), "dropout is {}: must be in 0..1", self.dropout);
+        ensure!((0.0..1.0).contains(&self.warmup), "warmup is {}: must be in 0..1", self.warmup);
+        ensure!(self.validate_every > 0, "validate_every is 0: must be at least 1");
+        Ok(())
+    }
+
+    /// Encoder at 250 Hz with P time tokens.
+    pub fn encoder(&self) -> EncoderConfig {
+        EncoderConfig {
+            leads: ecg::LEADS,
+            decimation: 2,
+            width: self.width,
+            stem_kernel: 15,
+            stem_stride: self.stem_stride,
+            blocks: self.blocks.clone(),
+            hidden: 4 * self.hidden / self.heads * 2,
+            dim: self.hidden / self.heads,
+            tokens: self.tokens,
+            time_embedding: true,
+        }
+    }
+
+    /// A LLaMA decoder with tied embeddings, for a tokenizer of `vocab_size` tokens.
+    pub fn decoder(&self, vocab_size: usize, stop: u32, pad: u32) -> DecoderConfig {
+        DecoderConfig {
+            model_type: "llama".to_owned(),
+            vocab_size,
+            hidden_size: self.hidden,
+            intermediate_size: self.mlp,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads,
+            num_key_value_heads: Some(self.heads),
+            head_dim: None,
+            max_position_embeddings: Some(512),
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: true,
+            rope_theta: Some(10_000.0),
+            rope_scaling: None,
+            rope_parameters: None,
+            bos_token_id: None,
+            eos_token_id: Some(stop),
+            pad_token_id: Some(pad),
+        }
+    }
+}
