@@ -20,7 +20,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    service::telemetry::init_tracing();
+    service::telemetry::init_tracing("info");
     let settings: agent::settings::AgentSettings =
         service::settings::load_checked("agent", arguments.config.as_deref()).context("read settings")?;
     let summary = agent::run(settings, service::shutdown::Shutdown::from_signals()).await?;

@@ -78,7 +78,11 @@ impl Attention {
         let weights = candle_nn::ops::softmax(&scores.broadcast_add(mask)?, D::Minus1)?.to_dtype(v.dtype())?;
         let weights = weights.reshape((b, self.kv_heads, group * t, columns))?;
         let y = weights.matmul(&v)?.reshape((b, self.heads, t, self.head_dim))?; // (B, H, T, D)
-        self.o_proj.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, t, self.heads * self.head_dim))?)
+        self.o_proj.forward(
+            &y.transpose(1, 2)?
+                .contiguous()?
+                .reshape((b, t, self.heads * self.head_dim))?,
+        )
     }
 }
 
@@ -102,13 +106,19 @@ impl Rope {
     pub fn new(config: &DecoderConfig) -> Self {
         let d = config.head_dim();
         let theta = config.rope_theta();
-        let mut inverse_frequencies: Vec<f64> =
-            (0..d / 2).map(|i| theta.powf(-((2 * i) as f64) / d as f64)).collect();
+        let mut inverse_frequencies: Vec<f64> = (0..d / 2).map(|i| theta.powf(-((2 * i) as f64) / d as f64)).collect();
         match config.rope_scaling() {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => inverse_frequencies.iter_mut().for_each(|f| *f /= factor),
-            RopeScaling::Llama3 { factor, low, high, original } => {
-                inverse_frequencies.iter_mut().for_each(|f| *f = llama3(*f, factor, low, high, original));
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                inverse_frequencies
+                    .iter_mut()
+                    .for_each(|f| *f = llama3(*f, factor, low, high, original));
             }
         }
         Self { inverse_frequencies }
@@ -122,9 +132,14 @@ impl Rope {
             .collect();
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f64> = angles.iter().map(|&a| f(a)).collect();
-            Tensor::from_vec(values, (t, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+            Tensor::from_vec(values, (t, half), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)
         };
-        Ok(Rotation { cos: table(f64::cos)?, sin: table(f64::sin)? })
+        Ok(Rotation {
+            cos: table(f64::cos)?,
+            sin: table(f64::sin)?,
+        })
     }
 }
 

@@ -63,7 +63,11 @@ impl BatchNorm {
             blend(&self.running_mean, &as_running(&mean)?, momentum)?;
             blend(&self.running_var, &(as_running(&var)? * unbias)?, momentum)?;
             let inverse_sd = var.iter().map(|v| 1.0 / (v + EPS).sqrt()).collect();
-            let op = Fused { mean, inverse_sd, activation: self.activation };
+            let op = Fused {
+                mean,
+                inverse_sd,
+                activation: self.activation,
+            };
             return rows.apply_op3(&self.weight, &self.bias, op);
         }
         let mean = rows.mean(0)?;
@@ -94,7 +98,12 @@ fn column_statistics(rows: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
     for_rows(rows, |row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v))?;
     mean.iter_mut().for_each(|m| *m /= n as f64);
     let mut var = vec![0.0; c];
-    for_rows(rows, |row| var.iter_mut().zip(row).zip(&mean).for_each(|((s, v), m)| *s += (v - m) * (v - m)))?;
+    for_rows(rows, |row| {
+        var.iter_mut()
+            .zip(row)
+            .zip(&mean)
+            .for_each(|((s, v), m)| *s += (v - m) * (v - m))
+    })?;
     var.iter_mut().for_each(|v| *v /= n as f64);
     Ok((mean, var))
 }
@@ -103,7 +112,9 @@ fn column_statistics(rows: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
 fn for_rows(rows: &Tensor, mut f: impl FnMut(&[f64])) -> Result<()> {
     let (_, c) = rows.dims2()?;
     let (storage, layout) = rows.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("batch norm: not on the CPU") };
+    let candle_core::Storage::Cpu(storage) = &*storage else {
+        candle_core::bail!("batch norm: not on the CPU")
+    };
     let mut wide = vec![0.0; c];
     let range = layout.start_offset()..layout.start_offset() + rows.elem_count();
     match storage {
@@ -127,55 +138,64 @@ struct Fused {
 impl Fused {
     fn forward<T: WithDType>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         let c = self.mean.len();
-        let scale: Vec<T> = weight.iter().zip(&self.inverse_sd).map(|(w, i)| T::from_f64(w.to_f64() * i)).collect();
+        let scale: Vec<T> = weight
+            .iter()
+            .zip(&self.inverse_sd)
+            .map(|(w, i)| T::from_f64(w.to_f64() * i))
+            .collect();
         let mean: Vec<T> = self.mean.iter().map(|&m| T::from_f64(m)).collect();
         let mut y = Vec::with_capacity(x.len());
         for row in x.chunks_exact(c) {
             y.extend((0..c).map(|j| {
                 let v = (row[j] - mean[j]) * scale[j] + bias[j];
-                if self.activation == Activation::Relu && v < T::zero() { T::zero() } else { v }
+                if self.activation == Activation::Relu && v < T::zero() {
+                    T::zero()
+                } else {
+                    v
+                }
             }));
         }
         y
     }
 
     /// Gradients of x, weight and bias. Source: Ioffe and Szegedy 2015, section 3.
-    fn backward(&self, x: &Tensor, weight: &Tensor, y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    fn gradients<T: WithDType>(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
         let (n, c) = x.dims2()?;
-        let (device, dtype) = (x.device(), x.dtype());
-        let x = x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        let grad = match self.activation {
-            Activation::None => grad.contiguous()?,
-            Activation::Relu => (y.gt(0.0)?.to_dtype(dtype)? * grad)?,
-        };
-        let grad = grad.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let (device, x, grad) = (
+            x.device(),
+            x.flatten_all()?.to_vec1::<T>()?,
+            grad.flatten_all()?.to_vec1::<T>()?,
+        );
+        let of = |values: &[f64]| values.iter().map(|&v| T::from_f64(v)).collect::<Vec<T>>();
+        let (mean, inverse) = (of(&self.mean), of(&self.inverse_sd));
         let (mut sum, mut sum_normed) = (vec![0f64; c], vec![0f64; c]);
-        let (mean, inverse): (Vec<f32>, Vec<f32>) =
-            self.mean.iter().zip(&self.inverse_sd).map(|(&m, &i)| (m as f32, i as f32)).unzip();
         for (x, g) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
             for j in 0..c {
-                sum[j] += f64::from(g[j]);
-                sum_normed[j] += f64::from(g[j] * (x[j] - mean[j]) * inverse[j]);
+                sum[j] += g[j].to_f64();
+                sum_normed[j] += (g[j] * (x[j] - mean[j]) * inverse[j]).to_f64();
             }
         }
-        let weight = weight.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        let scale: Vec<f32> = weight.iter().zip(&self.inverse_sd).map(|(w, i)| (w * i) as f32).collect();
-        let of_mean: Vec<f32> = sum.iter().map(|s| (s / n as f64) as f32).collect();
-        let of_sd: Vec<f32> = sum_normed.iter().map(|s| (s / n as f64) as f32).collect();
+        let weight = weight.to_vec1::<T>()?;
+        let scale: Vec<T> = weight.iter().zip(&inverse).map(|(&w, &i)| w * i).collect();
+        let mean_of = |sums: &[f64]| sums.iter().map(|s| T::from_f64(s / n as f64)).collect::<Vec<T>>();
+        let (of_mean, of_sd) = (mean_of(&sum), mean_of(&sum_normed));
         let mut dx = Vec::with_capacity(n * c);
         for (x, g) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
             dx.extend((0..c).map(|j| scale[j] * (g[j] - of_mean[j] - (x[j] - mean[j]) * inverse[j] * of_sd[j])));
         }
-        Ok((
-            Tensor::from_vec(dx, (n, c), device)?.to_dtype(dtype)?,
-            Tensor::from_vec(sum_normed, c, device)?.to_dtype(dtype)?,
-            Tensor::from_vec(sum, c, device)?.to_dtype(dtype)?,
-        ))
+        let tensor = |values: Vec<T>| Tensor::from_vec(values, c, device);
+        Ok([
+            Tensor::from_vec(dx, (n, c), device)?,
+            tensor(of(&sum_normed))?,
+            tensor(of(&sum))?,
+        ])
     }
 }
 
 fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    let Some((from, to)) = layout.contiguous_offsets() else { candle_core::bail!("batch norm: input is not contiguous") };
+    let Some((from, to)) = layout.contiguous_offsets() else {
+        candle_core::bail!("batch norm: input is not contiguous")
+    };
     Ok(&storage.as_slice::<T>()?[from..to])
 }
 
@@ -217,7 +237,14 @@ impl CustomOp3 for Fused {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw, db) = self.backward(x, weight, y, grad)?;
+        let grad = match self.activation {
+            Activation::None => grad.contiguous()?,
+            Activation::Relu => (y.gt(0.0)?.to_dtype(grad.dtype())? * grad)?,
+        };
+        let [dx, dw, db] = match x.dtype() {
+            DType::F64 => self.gradients::<f64>(x, weight, &grad)?,
+            _ => self.gradients::<f32>(x, weight, &grad)?,
+        };
         Ok((Some(dx), Some(dw), Some(db)))
     }
 }

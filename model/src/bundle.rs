@@ -71,7 +71,11 @@ impl Bundle {
         let bytes = read(&dir.join(MANIFEST))?;
         let manifest: Manifest = parse(&dir.join(MANIFEST), &bytes)?;
         if manifest.format != FORMAT {
-            return Err(Error::Config { key: "format", value: manifest.format, bound: format!("must be {FORMAT}") });
+            return Err(Error::Config {
+                key: "format",
+                value: manifest.format,
+                bound: format!("must be {FORMAT}"),
+            });
         }
         for part in PARTS {
             check_hash(dir, part, &manifest)?;
@@ -87,7 +91,12 @@ impl Bundle {
             clip_mv: manifest.clip_mv,
             device: device.clone(),
         };
-        Ok(Self { id: short(&sha256(&bytes)), manifest, decoder_config, drafting })
+        Ok(Self {
+            id: short(&sha256(&bytes)),
+            manifest,
+            decoder_config,
+            drafting,
+        })
     }
 
     /// First 16 hexadecimal digits of the manifest's sha256; the manifest holds the parts' hashes.
@@ -129,8 +138,10 @@ pub fn seal(dir: &Path, mut manifest: Manifest) -> Result<String> {
         manifest.parts.insert(part.to_owned(), sha256(&read(&dir.join(part))?));
     }
     let path = dir.join(MANIFEST);
-    let mut bytes =
-        serde_json::to_vec_pretty(&manifest).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(|source| Error::Json {
+        path: path.clone(),
+        source,
+    })?;
     bytes.push(b'\n');
     std::fs::write(&path, &bytes).map_err(|source| Error::Read { path, source })?;
     Ok(short(&sha256(&bytes)))
@@ -139,30 +150,55 @@ pub fn seal(dir: &Path, mut manifest: Manifest) -> Result<String> {
 /// # Errors
 /// [`Error::Tokenizer`].
 pub fn load_tokenizer(path: &Path) -> Result<PromptTokenizer> {
-    let wrap = |e: tokenizers::Error| Error::Tokenizer { action: "load", message: format!("{}: {e}", path.display()) };
+    let wrap = |e: tokenizers::Error| Error::Tokenizer {
+        action: "load",
+        message: format!("{}: {e}", path.display()),
+    };
     PromptTokenizer::new(tokenizers::Tokenizer::from_file(path).map_err(wrap)?)
 }
 
 fn check_hash(dir: &Path, part: &str, manifest: &Manifest) -> Result<()> {
     let got = sha256(&read(&dir.join(part))?);
-    let expected = manifest.parts.get(part).cloned().unwrap_or_else(|| "nothing".to_owned());
-    if got == expected { Ok(()) } else { Err(Error::Hash { file: part.to_owned(), got, expected }) }
+    let expected = manifest
+        .parts
+        .get(part)
+        .cloned()
+        .unwrap_or_else(|| "nothing".to_owned());
+    if got == expected {
+        Ok(())
+    } else {
+        Err(Error::Hash {
+            file: part.to_owned(),
+            got,
+            expected,
+        })
+    }
 }
 
 fn lead_order(manifest: &Manifest) -> Result<Vec<usize>> {
     let position = |name: &String| {
-        let unknown = |_| Error::Config { key: "lead_order", value: name.clone(), bound: "a standard lead".to_owned() };
+        let unknown = |_| Error::Config {
+            key: "lead_order",
+            value: name.clone(),
+            bound: "a standard lead".to_owned(),
+        };
         Ok(Lead::parse(name).map_err(unknown)?.index())
     };
     manifest.lead_order.iter().map(position).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Json { path: PathBuf::from(path), source })
+    serde_json::from_slice(bytes).map_err(|source| Error::Json {
+        path: PathBuf::from(path),
+        source,
+    })
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -13,7 +13,10 @@ pub struct Cache {
 
 impl Cache {
     pub fn new(layers: usize) -> Self {
-        Self { layers: vec![None; layers], len: 0 }
+        Self {
+            layers: vec![None; layers],
+            len: 0,
+        }
     }
 
     /// Text positions cached so far.

@@ -61,8 +61,15 @@ pub struct RopeParameters {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
     None,
-    Linear { factor: f64 },
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    Linear {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
 }
 
 const ROPE_THETA_DEFAULT: f64 = 10_000.0;
@@ -84,7 +91,9 @@ impl DecoderConfig {
 
     /// The scaling that `validate` accepted; unknown kinds never get here.
     pub fn rope_scaling(&self) -> RopeScaling {
-        let Some(p) = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()) else { return RopeScaling::None };
+        let Some(p) = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()) else {
+            return RopeScaling::None;
+        };
         let factor = p.factor.unwrap_or(1.0);
         match p.rope_type.as_deref() {
             Some("linear") => RopeScaling::Linear { factor },
@@ -102,7 +111,11 @@ impl DecoderConfig {
     /// [`Error::Config`] with the key, the value and the bound.
     pub fn validate(&self) -> Result<()> {
         let fail = |key, value: &dyn std::fmt::Display, bound: &str| {
-            Err(Error::Config { key, value: value.to_string(), bound: bound.to_owned() })
+            Err(Error::Config {
+                key,
+                value: value.to_string(),
+                bound: bound.to_owned(),
+            })
         };
         if self.model_type != "llama" {
             return fail("model_type", &self.model_type, "this build runs llama");
@@ -111,7 +124,11 @@ impl DecoderConfig {
             return fail("num_attention_heads", &self.num_attention_heads, "at least 1");
         }
         if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
-            return fail("num_key_value_heads", &self.kv_heads(), "must divide num_attention_heads");
+            return fail(
+                "num_key_value_heads",
+                &self.kv_heads(),
+                "must divide num_attention_heads",
+            );
         }
         if !self.head_dim().is_multiple_of(2) || self.head_dim() == 0 {
             return fail("head_dim", &self.head_dim(), "must be even, for rotary positions");
@@ -151,7 +168,7 @@ pub struct EncoderConfig {
 impl EncoderConfig {
     /// Features of the last stage.
     pub fn features(&self) -> usize {
-        4 * self.width << (self.blocks.len() - 1)
+        (4 * self.width) << (self.blocks.len() - 1)
     }
 
     /// The config of a reference-shaped checkpoint (stem kernel from its weight, stride 2, no decimation), with sizes
@@ -161,11 +178,15 @@ impl EncoderConfig {
     /// [`Error::MissingTensor`] where a tensor that carries a size is not there.
     pub fn from_weights(w: &Weights, tokens: usize) -> Result<Self> {
         let shape = |name: &str| {
-            w.find(name).map(|t| t.dims().to_vec()).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
+            w.find(name)
+                .map(|t| t.dims().to_vec())
+                .ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
         };
         let stem = shape("conv1.weight")?;
         let blocks_of = |stage: usize| {
-            (0..).take_while(|block| w.find(&format!("layer{stage}.{block}.conv1.weight")).is_some()).count()
+            (0..)
+                .take_while(|block| w.find(&format!("layer{stage}.{block}.conv1.weight")).is_some())
+                .count()
         };
         Ok(Self {
             leads: stem[1],

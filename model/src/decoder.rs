@@ -51,7 +51,13 @@ impl Decoder {
             .map(|i| Layer::load(&body.pp(format!("layers.{i}")), config, i))
             .collect::<Result<Vec<_>>>()?;
         let norm = RmsNorm::load(&body.pp("norm"), c, config.rms_norm_eps)?;
-        Ok(Self { embed_tokens, layers, norm, lm_head, rope: Rope::new(config) })
+        Ok(Self {
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope: Rope::new(config),
+        })
     }
 
     /// An empty cache for this decoder.
@@ -109,10 +115,15 @@ impl Decoder {
         let p = prefix.and_then(|p| p.layer(0)).map_or(Ok(0), |(k, _)| k.dim(2))?;
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let mask = causal_mask(t, cache.len(), p, wide, device)?;
-        let mut x = self.embed_tokens.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, c))?;
+        let mut x = self
+            .embed_tokens
+            .index_select(&ids.flatten_all()?, 0)?
+            .reshape((b, t, c))?;
         x = mode.dropout(&x)?;
         for layer in &self.layers {
-            let y = layer.self_attn.forward(&layer.input_layernorm.forward(&x)?, &rotation, &mask, prefix, cache)?;
+            let y = layer
+                .self_attn
+                .forward(&layer.input_layernorm.forward(&x)?, &rotation, &mask, prefix, cache)?;
             x = (x + mode.dropout(&y)?)?;
             let y = layer.mlp(&layer.post_attention_layernorm.forward(&x)?)?;
             x = (x + mode.dropout(&y)?)?;

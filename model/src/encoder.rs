@@ -24,7 +24,13 @@ pub struct EcgEncoder {
 impl EcgEncoder {
     /// Reads `conv1`, `bn1` and `layer<stage>.<block>.*`.
     pub fn load(w: &Weights, config: &EncoderConfig) -> Result<Self> {
-        let conv1 = Conv1d::load(&w.pp("conv1"), config.leads, config.width, config.stem_kernel, config.stem_stride)?;
+        let conv1 = Conv1d::load(
+            &w.pp("conv1"),
+            config.leads,
+            config.width,
+            config.stem_kernel,
+            config.stem_stride,
+        )?;
         let bn1 = BatchNorm::load(&w.pp("bn1"), config.width, Activation::Relu)?;
         let mut blocks = Vec::new();
         let mut inputs = config.width;
@@ -32,11 +38,21 @@ impl EcgEncoder {
             let width = config.width << stage;
             for block in 0..count {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                blocks.push(Bottleneck::load(&w.pp(format!("layer{}.{block}", stage + 1)), inputs, width, stride)?);
+                blocks.push(Bottleneck::load(
+                    &w.pp(format!("layer{}.{block}", stage + 1)),
+                    inputs,
+                    width,
+                    stride,
+                )?);
                 inputs = 4 * width;
             }
         }
-        Ok(Self { conv1, bn1, blocks, decimation: config.decimation })
+        Ok(Self {
+            conv1,
+            bn1,
+            blocks,
+            decimation: config.decimation,
+        })
     }
 
     /// (B, L, S) millivolts -> (B, S', C) frames.
@@ -56,7 +72,10 @@ fn decimate(x: &Tensor, factor: usize) -> candle_core::Result<Tensor> {
         return Ok(x.clone());
     }
     let (b, l, s) = x.dims3()?;
-    x.narrow(2, 0, s / factor * factor)?.contiguous()?.reshape((b, l, s / factor, factor))?.mean(3)
+    x.narrow(2, 0, s / factor * factor)?
+        .contiguous()?
+        .reshape((b, l, s / factor, factor))?
+        .mean(3)
 }
 
 /// 1x1 reduce, 3 wide (carries the stride), 1x1 expand, each with batch norm; identity or projected shortcut.

@@ -16,11 +16,23 @@ pub enum Error {
     #[error("tensor {name} is missing from the weights")]
     MissingTensor { name: String },
     #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
-    Shape { name: String, got: Vec<usize>, expected: Vec<usize> },
+    Shape {
+        name: String,
+        got: Vec<usize>,
+        expected: Vec<usize>,
+    },
     #[error("config key {key} is {value}: {bound}")]
-    Config { key: &'static str, value: String, bound: String },
+    Config {
+        key: &'static str,
+        value: String,
+        bound: String,
+    },
     #[error("{file} has sha256 {got}, bundle.json says {expected}")]
-    Hash { file: String, got: String, expected: String },
+    Hash {
+        file: String,
+        got: String,
+        expected: String,
+    },
     #[error("tensor {name} holds a non-finite value")]
     NonFinite { name: String },
     #[error("tokenizer {action}: {message}")]

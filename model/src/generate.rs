@@ -28,7 +28,12 @@ pub struct DecodeOptions {
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { tokens_max: 96, temperature: 0.0, top_p: 1.0, seed: 0 }
+        Self {
+            tokens_max: 96,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+        }
     }
 }
 
@@ -66,7 +71,9 @@ pub fn generate(
     let mut ids = prompt.clone();
     for step in 0..options.tokens_max {
         let logits = decoder.forward_last(&ids, prefix, &mut cache)?; // (B, V)
-        let logprobs = candle_nn::ops::log_softmax(&widen(&logits)?, 1)?.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?;
+        let logprobs = candle_nn::ops::log_softmax(&widen(&logits)?, 1)?
+            .to_dtype(DType::F32)?
+            .to_device(&candle_core::Device::Cpu)?;
         let next = rows
             .iter_mut()
             .enumerate()
@@ -92,12 +99,22 @@ impl Row {
         let sampling = if options.temperature <= 0.0 {
             Sampling::ArgMax
         } else if options.top_p < 1.0 {
-            Sampling::TopP { p: options.top_p, temperature: options.temperature }
+            Sampling::TopP {
+                p: options.top_p,
+                temperature: options.temperature,
+            }
         } else {
-            Sampling::All { temperature: options.temperature }
+            Sampling::All {
+                temperature: options.temperature,
+            }
         };
         let sampler = LogitsProcessor::from_sampling(options.seed, sampling);
-        Self { sampler, ids: Vec::new(), logprobs: Vec::new(), finish: None }
+        Self {
+            sampler,
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            finish: None,
+        }
     }
 
     /// Chooses the next token from log probabilities (V); a finished row repeats its last token, which nobody reads.
@@ -119,6 +136,10 @@ impl Row {
     }
 
     fn end(self) -> Generated {
-        Generated { ids: self.ids, logprobs: self.logprobs, finish: self.finish.unwrap_or(Finish::Length) }
+        Generated {
+            ids: self.ids,
+            logprobs: self.logprobs,
+            finish: self.finish.unwrap_or(Finish::Length),
+        }
     }
 }

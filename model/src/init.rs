@@ -15,7 +15,10 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// Encoder and projector, under the names that `EcgEncoder` and `Projector` read.
 pub fn encoder(config: &EncoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> {
-    let mut init = Init { tensors: BTreeMap::new(), rng };
+    let mut init = Init {
+        tensors: BTreeMap::new(),
+        rng,
+    };
     init.conv("conv1", config.leads, config.width, config.stem_kernel)?;
     init.norm("bn1", config.width)?;
     let mut inputs = config.width;
@@ -48,9 +51,15 @@ pub fn encoder(config: &EncoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> 
 
 /// A LLaMA decoder; residual outputs are scaled down by the depth.
 pub fn decoder(config: &DecoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> {
-    let mut init = Init { tensors: BTreeMap::new(), rng };
+    let mut init = Init {
+        tensors: BTreeMap::new(),
+        rng,
+    };
     let (c, m, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let (q, kv) = (config.num_attention_heads * config.head_dim(), config.kv_heads() * config.head_dim());
+    let (q, kv) = (
+        config.num_attention_heads * config.head_dim(),
+        config.kv_heads() * config.head_dim(),
+    );
     let std = 0.02;
     let residual = std / ((2 * config.num_hidden_layers) as f32).sqrt();
     init.normal("model.embed_tokens.weight", &[v, c], std)?;
@@ -86,19 +95,29 @@ impl Init<'_> {
     }
 
     fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<()> {
-        self.normal(&format!("{name}.weight"), &[outputs, inputs], (1.0 / inputs as f32).sqrt())?;
+        self.normal(
+            &format!("{name}.weight"),
+            &[outputs, inputs],
+            (1.0 / inputs as f32).sqrt(),
+        )?;
         self.constant(&format!("{name}.bias"), outputs, 0.0)
     }
 
     fn norm(&mut self, name: &str, c: usize) -> Result<()> {
-        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+        for (part, value) in [
+            ("weight", 1.0),
+            ("bias", 0.0),
+            ("running_mean", 0.0),
+            ("running_var", 1.0),
+        ] {
             self.constant(&format!("{name}.{part}"), c, value)?;
         }
         Ok(())
     }
 
     fn constant(&mut self, name: &str, c: usize, value: f32) -> Result<()> {
-        self.tensors.insert(name.to_owned(), Tensor::full(value, c, &Device::Cpu)?);
+        self.tensors
+            .insert(name.to_owned(), Tensor::full(value, c, &Device::Cpu)?);
         Ok(())
     }
 
@@ -106,7 +125,8 @@ impl Init<'_> {
     fn normal(&mut self, name: &str, shape: &[usize], std: f32) -> Result<()> {
         let n = shape.iter().product::<usize>();
         let values: Vec<f32> = (0..n).map(|_| std * standard_normal(self.rng)).collect();
-        self.tensors.insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+        self.tensors
+            .insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu)?);
         Ok(())
     }
 }

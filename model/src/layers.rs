@@ -46,7 +46,11 @@ impl Linear {
         let (_, _, d) = e.dims3()?;
         let (outputs, inputs) = self.weight.dims2()?;
         let weight = self.weight.reshape((outputs, inputs / d, d))?.sum(1)?; // (O, D)
-        Linear { weight, bias: self.bias.clone() }.forward(e)
+        Linear {
+            weight,
+            bias: self.bias.clone(),
+        }
+        .forward(e)
     }
 }
 
@@ -60,7 +64,11 @@ pub struct Conv1d {
 impl Conv1d {
     /// Reads `weight` (O, C, kernel); the padding is `(kernel - 1) / 2`.
     pub fn load(w: &Weights, inputs: usize, outputs: usize, kernel: usize, stride: usize) -> ModelResult<Self> {
-        Ok(Self { weight: w.get(&[outputs, inputs, kernel], "weight")?, stride, padding: (kernel - 1) / 2 })
+        Ok(Self {
+            weight: w.get(&[outputs, inputs, kernel], "weight")?,
+            stride,
+            padding: (kernel - 1) / 2,
+        })
     }
 
     /// (B, S, C) -> (B, floor((S + 2 padding - kernel) / stride) + 1, O).
@@ -72,12 +80,18 @@ impl Conv1d {
         let columns = if kernel == 1 && self.stride == 1 {
             x.clone()
         } else {
-            let index: Vec<u32> =
-                (0..s_out).flat_map(|i| (0..kernel).map(move |k| (i * self.stride + k) as u32)).collect();
+            let index: Vec<u32> = (0..s_out)
+                .flat_map(|i| (0..kernel).map(move |k| (i * self.stride + k) as u32))
+                .collect();
             let index = Tensor::from_vec(index, s_out * kernel, x.device())?;
-            x.pad_with_zeros(1, self.padding, self.padding)?.contiguous()?.index_select(&index, 1)?
+            x.pad_with_zeros(1, self.padding, self.padding)?
+                .contiguous()?
+                .index_select(&index, 1)?
         };
-        columns.reshape((b * s_out, kernel * c))?.matmul(&taps)?.reshape((b, s_out, o))
+        columns
+            .reshape((b * s_out, kernel * c))?
+            .matmul(&taps)?
+            .reshape((b, s_out, o))
     }
 }
 
@@ -89,7 +103,10 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     pub fn load(w: &Weights, c: usize, eps: f64) -> ModelResult<Self> {
-        Ok(Self { weight: w.get(&[c], "weight")?, eps })
+        Ok(Self {
+            weight: w.get(&[c], "weight")?,
+            eps,
+        })
     }
 
     /// (.., C) -> (.., C).
@@ -103,5 +120,9 @@ impl RmsNorm {
 
 /// `x` in f32, or in f64 where it already is.
 pub fn widen(x: &Tensor) -> Result<Tensor> {
-    if x.dtype() == DType::F64 { Ok(x.clone()) } else { x.to_dtype(DType::F32) }
+    if x.dtype() == DType::F64 {
+        Ok(x.clone())
+    } else {
+        x.to_dtype(DType::F32)
+    }
 }

@@ -34,7 +34,11 @@ impl Meit {
     ) -> Result<Self> {
         if encoder_config.dim != decoder_config.head_dim() {
             let bound = format!("must be the decoder's head dimension, {}", decoder_config.head_dim());
-            return Err(Error::Config { key: "dim", value: encoder_config.dim.to_string(), bound });
+            return Err(Error::Config {
+                key: "dim",
+                value: encoder_config.dim.to_string(),
+                bound,
+            });
         }
         Ok(Self {
             encoder: EcgEncoder::load(encoder, encoder_config)?,
@@ -81,7 +85,9 @@ impl Drafting {
         if !self.device.is_cpu() {
             return self.draft_rows(ecgs, 0, options);
         }
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(ecgs.len().max(1));
+        let workers = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(ecgs.len().max(1));
         let share = ecgs.len().div_ceil(workers).max(1);
         let parts: Vec<Result<Vec<Drafted>>> = std::thread::scope(|scope| {
             let handles: Vec<_> = ecgs
@@ -89,9 +95,17 @@ impl Drafting {
                 .enumerate()
                 .map(|(worker, chunk)| scope.spawn(move || self.draft_singly(chunk, worker * share, options)))
                 .collect();
-            handles.into_iter().map(|h| h.join().expect("a drafting thread does not panic")).collect()
+            handles
+                .into_iter()
+                .map(|h| h.join().expect("a drafting thread does not panic"))
+                .collect()
         });
-        Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        Ok(parts
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     fn draft_singly(&self, ecgs: &[Vec<f32>], first: usize, options: &DecodeOptions) -> Result<Vec<Drafted>> {
@@ -109,7 +123,13 @@ impl Drafting {
         let prefix = self.model.decoder.prefix(&e)?;
         let ids = self.tokenizer.encode(&instruction(&self.prompt))?;
         let prompt = Tensor::from_vec(ids.repeat(ecgs.len()), (ecgs.len(), ids.len()), &self.device)?;
-        let rows = generate(&self.model.decoder, &prompt, Some(&prefix), Some(self.tokenizer.stop()), options)?;
+        let rows = generate(
+            &self.model.decoder,
+            &prompt,
+            Some(&prefix),
+            Some(self.tokenizer.stop()),
+            options,
+        )?;
         rows.into_iter().map(|row| self.drafted(&row)).collect()
     }
 
@@ -123,15 +143,29 @@ impl Drafting {
         let mut values = Vec::with_capacity(ecgs.len() * expected);
         for (i, ecg) in ecgs.iter().enumerate() {
             if ecg.len() != expected {
-                return Err(Error::EcgLength { index: first + i, got: ecg.len(), expected });
+                return Err(Error::EcgLength {
+                    index: first + i,
+                    got: ecg.len(),
+                    expected,
+                });
             }
             for &lead in &self.lead_order {
                 let samples = &ecg[lead * SEGMENT_SAMPLES..(lead + 1) * SEGMENT_SAMPLES];
-                let clip = |&v: &f32| if v.is_finite() { v.clamp(-self.clip_mv, self.clip_mv) } else { 0.0 };
+                let clip = |&v: &f32| {
+                    if v.is_finite() {
+                        v.clamp(-self.clip_mv, self.clip_mv)
+                    } else {
+                        0.0
+                    }
+                };
                 values.extend(samples.iter().map(clip));
             }
         }
-        Ok(Tensor::from_vec(values, (ecgs.len(), self.lead_order.len(), SEGMENT_SAMPLES), &self.device)?)
+        Ok(Tensor::from_vec(
+            values,
+            (ecgs.len(), self.lead_order.len(), SEGMENT_SAMPLES),
+            &self.device,
+        )?)
     }
 
     fn drafted(&self, row: &Generated) -> Result<Drafted> {

@@ -25,21 +25,28 @@ pub struct Training {
 
 impl Training {
     pub fn new(dropout: f32, rng: ChaCha8Rng) -> Self {
-        Self { dropout, momentum: 0.1, rng: RefCell::new(rng) }
+        Self {
+            dropout,
+            momentum: 0.1,
+            rng: RefCell::new(rng),
+        }
     }
 }
 
 impl Mode<'_> {
     /// Inverted dropout: zeroes elements with the mode's probability and scales the rest; the identity when serving.
     pub fn dropout(&self, x: &Tensor) -> Result<Tensor> {
-        let Mode::Train(training) = self else { return Ok(x.clone()) };
+        let Mode::Train(training) = self else {
+            return Ok(x.clone());
+        };
         if training.dropout <= 0.0 {
             return Ok(x.clone());
         }
         let keep = 1.0 - training.dropout;
         let mut rng = training.rng.borrow_mut();
-        let mask: Vec<f32> =
-            (0..x.elem_count()).map(|_| if rng.random::<f32>() < keep { 1.0 / keep } else { 0.0 }).collect();
+        let mask: Vec<f32> = (0..x.elem_count())
+            .map(|_| if rng.random::<f32>() < keep { 1.0 / keep } else { 0.0 })
+            .collect();
         x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
     }
 }

@@ -27,8 +27,10 @@ impl Projector {
     /// Reads `projector.{0,1,3,4}` and, where configured, `time_embedding` (P, C).
     pub fn load(w: &Weights, config: &EncoderConfig) -> Result<Self> {
         let (features, p) = (config.features(), w.pp("projector"));
-        let time_embedding =
-            config.time_embedding.then(|| w.get(&[config.tokens, features], "time_embedding")).transpose()?;
+        let time_embedding = config
+            .time_embedding
+            .then(|| w.get(&[config.tokens, features], "time_embedding"))
+            .transpose()?;
         Ok(Self {
             linear1: Linear::load(&p.pp(0), features, config.hidden)?,
             bn1: BatchNorm::load(&p.pp(1), config.hidden, Activation::Relu)?,

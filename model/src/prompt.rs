@@ -34,7 +34,10 @@ impl PromptTokenizer {
     /// [`Error::Tokenizer`] where a special token of the template is missing.
     pub fn new(tokenizer: Tokenizer) -> Result<Self> {
         let id = |token: &'static str| {
-            let missing = || Error::Tokenizer { action: "look up", message: format!("no token {token}") };
+            let missing = || Error::Tokenizer {
+                action: "look up",
+                message: format!("no token {token}"),
+            };
             tokenizer.token_to_id(token).ok_or_else(missing)
         };
         for marker in [USER, ASSISTANT] {
@@ -62,7 +65,10 @@ impl PromptTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let wrap = |e: tokenizers::Error| Error::Tokenizer { action: "encode", message: e.to_string() };
+        let wrap = |e: tokenizers::Error| Error::Tokenizer {
+            action: "encode",
+            message: e.to_string(),
+        };
         Ok(self.tokenizer.encode(text, false).map_err(wrap)?.get_ids().to_vec())
     }
 
@@ -71,7 +77,10 @@ impl PromptTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let wrap = |e: tokenizers::Error| Error::Tokenizer { action: "decode", message: e.to_string() };
+        let wrap = |e: tokenizers::Error| Error::Tokenizer {
+            action: "decode",
+            message: e.to_string(),
+        };
         Ok(self.tokenizer.decode(ids, true).map_err(wrap)?.trim().to_owned())
     }
 }

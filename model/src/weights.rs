@@ -20,7 +20,10 @@ pub struct Weights {
 
 impl Weights {
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors: Arc::new(tensors), prefix: String::new() }
+        Self {
+            tensors: Arc::new(tensors),
+            prefix: String::new(),
+        }
     }
 
     /// Reads `paths` (safetensors) and converts every floating-point tensor to `dtype`.
@@ -31,7 +34,11 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for path in paths {
             for (name, tensor) in candle_core::safetensors::load(path, &Device::Cpu)? {
-                let tensor = if tensor.dtype().is_float() { tensor.to_dtype(dtype)? } else { tensor };
+                let tensor = if tensor.dtype().is_float() {
+                    tensor.to_dtype(dtype)?
+                } else {
+                    tensor
+                };
                 tensors.insert(name, tensor.to_device(device)?);
             }
         }
@@ -41,7 +48,11 @@ impl Weights {
     }
 
     fn check_finite(&self) -> Result<()> {
-        for (name, tensor) in self.tensors.iter().filter(|(_, t)| t.dtype().is_float() && t.elem_count() > 0) {
+        for (name, tensor) in self
+            .tensors
+            .iter()
+            .filter(|(_, t)| t.dtype().is_float() && t.elem_count() > 0)
+        {
             let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
             if !sum.is_finite() {
                 return Err(Error::NonFinite { name: name.clone() });
@@ -52,7 +63,10 @@ impl Weights {
 
     /// The view below `prefix.name`.
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {
-        Self { tensors: Arc::clone(&self.tensors), prefix: self.path(&name.to_string()) }
+        Self {
+            tensors: Arc::clone(&self.tensors),
+            prefix: self.path(&name.to_string()),
+        }
     }
 
     /// The tensor `name`, which must have the shape `expected`.
@@ -60,10 +74,16 @@ impl Weights {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Shape`].
     pub fn get(&self, expected: &[usize], name: &str) -> Result<Tensor> {
-        let tensor = self.find(name).ok_or_else(|| Error::MissingTensor { name: self.path(name) })?;
+        let tensor = self
+            .find(name)
+            .ok_or_else(|| Error::MissingTensor { name: self.path(name) })?;
         if tensor.dims() != expected {
             let (got, expected) = (tensor.dims().to_vec(), expected.to_vec());
-            return Err(Error::Shape { name: self.path(name), got, expected });
+            return Err(Error::Shape {
+                name: self.path(name),
+                got,
+                expected,
+            });
         }
         Ok(tensor.clone())
     }
@@ -79,6 +99,10 @@ impl Weights {
     }
 
     fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 }

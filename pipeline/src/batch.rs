@@ -46,7 +46,11 @@ impl TokenBatch {
             for i in 0..t {
                 inputs.push(row.ids.get(i).copied().unwrap_or(pad));
                 targets.push(row.ids.get(i + 1).copied().unwrap_or(pad));
-                mask.push(if i + 1 >= row.prompt_len && i + 1 < row.ids.len() { 1.0f32 } else { 0.0 });
+                mask.push(if i + 1 >= row.prompt_len && i + 1 < row.ids.len() {
+                    1.0f32
+                } else {
+                    0.0
+                });
             }
         }
         let shape = (rows.len(), t);
@@ -82,7 +86,13 @@ impl Order {
     /// Over samples of these token counts, `batch` of them a step.
     pub fn new(seed: u64, stage: u64, lengths: Vec<usize>, batch: usize) -> Self {
         let batch = batch.clamp(1, lengths.len().max(1));
-        Self { seed, stage, lengths, batch, epoch: None }
+        Self {
+            seed,
+            stage,
+            lengths,
+            batch,
+            epoch: None,
+        }
     }
 
     /// The samples of step `step`; the last ones of an epoch that fill no batch are left out.
@@ -92,7 +102,11 @@ impl Order {
         if self.epoch.as_ref().is_none_or(|(e, _)| *e != epoch) {
             self.epoch = Some((epoch, self.shuffled(epoch)));
         }
-        let batches = self.epoch.as_ref().map(|(_, batches)| batches).expect("the epoch was set above");
+        let batches = self
+            .epoch
+            .as_ref()
+            .map(|(_, batches)| batches)
+            .expect("the epoch was set above");
         &batches[at]
     }
 
@@ -122,13 +136,26 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         assert_eq!(whole.batch(13), order(7).batch(13));
-        let epoch = |seed| (0..5).flat_map(|step| order(seed).batch(step).to_vec()).collect::<Vec<_>>();
+        let epoch = |seed| {
+            (0..5)
+                .flat_map(|step| order(seed).batch(step).to_vec())
+                .collect::<Vec<_>>()
+        };
         assert_ne!(epoch(8), epoch(7));
     }
 
     #[test]
     fn only_the_report_and_its_stop_token_are_targets() -> candle_core::Result<()> {
-        let rows = [Row { ids: vec![5, 6, 7, 8, 9], prompt_len: 3 }, Row { ids: vec![5, 6, 7, 8], prompt_len: 3 }];
+        let rows = [
+            Row {
+                ids: vec![5, 6, 7, 8, 9],
+                prompt_len: 3,
+            },
+            Row {
+                ids: vec![5, 6, 7, 8],
+                prompt_len: 3,
+            },
+        ];
         let batch = TokenBatch::new(&[&rows[0], &rows[1]], 0, &Device::Cpu)?;
         assert_eq!(batch.inputs.to_vec2::<u32>()?, [[5, 6, 7, 8], [5, 6, 7, 8]]);
         assert_eq!(batch.targets.to_vec2::<u32>()?, [[6, 7, 8, 9], [6, 7, 8, 0]]);

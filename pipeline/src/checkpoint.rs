@@ -47,16 +47,24 @@ impl Checkpoints {
     /// # Errors
     /// A generation that cannot be read, or that belongs to other settings or other data.
     pub fn resume(&self, params: &Params, fresh: &State) -> anyhow::Result<Option<(State, AdamW)>> {
-        let Ok(name) = fs::read_to_string(self.dir.join(CURRENT)) else { return Ok(None) };
+        let Ok(name) = fs::read_to_string(self.dir.join(CURRENT)) else {
+            return Ok(None);
+        };
         let generation = self.dir.join(name.trim());
         let path = generation.join("state.json");
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let state: State = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
         if state.settings != fresh.settings || state.data_sha256 != fresh.data_sha256 {
-            bail!("{} belongs to other settings or data: remove it, or choose another --out", self.dir.display());
+            bail!(
+                "{} belongs to other settings or data: remove it, or choose another --out",
+                self.dir.display()
+            );
         }
         params.restore(&generation.join("params.safetensors"))?;
-        Ok(Some((state, AdamW::restore(&generation.join("optimizer.safetensors"))?)))
+        Ok(Some((
+            state,
+            AdamW::restore(&generation.join("optimizer.safetensors"))?,
+        )))
     }
 
     /// Writes a generation and makes it the current one; the one before it is removed.

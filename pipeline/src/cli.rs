@@ -98,8 +98,9 @@ impl Cli {
                     bail!("train needs --from-scratch: adapters on an existing base are not trained by this build");
                 }
                 let data = open(&args.dataset)?;
-                let id = train::run(&args.settings, &data, &args.out)?;
-                println!("bundle {id} written to {}", args.out.display());
+                if let Some(id) = train::run(&args.settings, &data, &args.out, &|_| false)? {
+                    println!("bundle {id} written to {}", args.out.display());
+                }
                 Ok(())
             }
             Command::Evaluate(args) => {

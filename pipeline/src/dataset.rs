@@ -61,7 +61,9 @@ impl PtbXl {
             .collect();
         let mut samples = Vec::new();
         for row in rows::<DatabaseRow>(&dir.join("ptbxl_database.csv"))? {
-            let Some(report) = reports.get(&row.ecg_id) else { continue };
+            let Some(report) = reports.get(&row.ecg_id) else {
+                continue;
+            };
             let header = dir.join(format!("{}.hea", row.filename_hr));
             samples.push(Sample {
                 ecg_id: row.ecg_id,
@@ -87,7 +89,10 @@ impl PtbXl {
 
 fn rows<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T>> {
     let mut reader = csv::Reader::from_path(path).with_context(|| format!("open {}", path.display()))?;
-    reader.deserialize().collect::<Result<_, _>>().with_context(|| format!("read {}", path.display()))
+    reader
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("read {}", path.display()))
 }
 
 /// Keys of the database's `{'NORM': 100.0, 'SR': 0.0}`; a likelihood of 0 means unknown there.
@@ -104,7 +109,10 @@ pub fn load_ecgs(samples: &[&Sample]) -> anyhow::Result<Vec<Ecg>> {
     samples
         .par_iter()
         .map(|sample| {
-            let header = sample.header.as_deref().with_context(|| format!("ecg {} has no recording", sample.ecg_id))?;
+            let header = sample
+                .header
+                .as_deref()
+                .with_context(|| format!("ecg {} has no recording", sample.ecg_id))?;
             let record = ecg::wfdb::read(header).with_context(|| format!("read {}", header.display()))?;
             Ok(ecg::dsp::analyse(&record.context()?, &config).filtered)
         })

@@ -58,12 +58,21 @@ impl Evaluation {
     pub fn table(&self) -> String {
         let s = &self.scores;
         let rows = [
-            ("model", &s.model), ("ECG shuffled", &s.shuffled), ("ECG zeroed", &s.zeroed),
-            ("most frequent", &s.most_frequent), ("kNN retrieval", &s.knn),
+            ("model", &s.model),
+            ("ECG shuffled", &s.shuffled),
+            ("ECG zeroed", &s.zeroed),
+            ("most frequent", &s.most_frequent),
+            ("kNN retrieval", &s.knn),
         ];
-        let mut table = format!("{:14} {:>7} {:>7} {:>7} {:>7} {:>5}\n", "", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "n");
+        let mut table = format!(
+            "{:14} {:>7} {:>7} {:>7} {:>7} {:>5}\n",
+            "", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "n"
+        );
         for (name, r) in rows {
-            table += &format!("{name:14} {:7.4} {:7.4} {:7.4} {:7.4} {:5}\n", r.bleu4, r.meteor, r.rouge_l, r.cider_d, r.n);
+            table += &format!(
+                "{name:14} {:7.4} {:7.4} {:7.4} {:7.4} {:5}\n",
+                r.bleu4, r.meteor, r.rouge_l, r.cider_d, r.n
+            );
         }
         table
     }
@@ -97,7 +106,10 @@ pub fn run(bundle: &Path, data: &PtbXl, folds: &[u8], seed: u64) -> anyhow::Resu
         most_frequent: score(std::iter::repeat_n(frequent.as_str(), n), &references),
         knn: score(neighbours.iter().map(|&i| memory[i].report.as_str()), &references),
     };
-    let pairs = drafts.into_iter().zip(references.into_iter().map(str::to_owned)).collect();
+    let pairs = drafts
+        .into_iter()
+        .zip(references.into_iter().map(str::to_owned))
+        .collect();
     Ok(Evaluation { scores, pairs })
 }
 
@@ -112,7 +124,10 @@ fn draft(bundle: &Bundle, ecgs: &[Ecg]) -> anyhow::Result<Vec<String>> {
 }
 
 fn score<'a>(hypotheses: impl Iterator<Item = &'a str>, references: &[&str]) -> Row {
-    let pairs: Vec<(String, String)> = hypotheses.zip(references).map(|(h, r)| (h.to_owned(), (*r).to_owned())).collect();
+    let pairs: Vec<(String, String)> = hypotheses
+        .zip(references)
+        .map(|(h, r)| (h.to_owned(), (*r).to_owned()))
+        .collect();
     let scores = score::score_pairs(&pairs, &score::Options::default());
     Row {
         bleu4: scores.bleu4,
@@ -140,7 +155,9 @@ fn most_frequent(samples: &[&Sample]) -> String {
     for sample in samples {
         *counts.entry(&sample.report).or_default() += 1;
     }
-    let best = counts.iter().max_by_key(|(report, n)| (**n, std::cmp::Reverse(**report)));
+    let best = counts
+        .iter()
+        .max_by_key(|(report, n)| (**n, std::cmp::Reverse(**report)));
     best.map(|(report, _)| (*report).to_owned()).unwrap_or_default()
 }
 
@@ -151,7 +168,10 @@ fn nearest(bundle: &Bundle, queries: &[Ecg], memory: &[Ecg]) -> anyhow::Result<V
     let nearest = |q: &Vec<f32>| {
         (0..memory.len()).max_by(|&a, &b| dot(q, &memory[a]).total_cmp(&dot(q, &memory[b])).then(b.cmp(&a)))
     };
-    queries.par_iter().map(|q| nearest(q).context("the retrieval memory is empty")).collect()
+    queries
+        .par_iter()
+        .map(|q| nearest(q).context("the retrieval memory is empty"))
+        .collect()
 }
 
 /// Mean encoder feature of each ECG, at unit length.
@@ -175,11 +195,16 @@ fn features(bundle: &Bundle, ecgs: &[Ecg]) -> anyhow::Result<Vec<Vec<f32>>> {
 pub fn score_file(path: &Path, json: bool, each: bool, wordnet: Option<&Path>) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let split = |(i, line): (usize, &str)| {
-        let pair = line.split_once('\t').with_context(|| format!("{} line {}: no tab", path.display(), i + 1))?;
+        let pair = line
+            .split_once('\t')
+            .with_context(|| format!("{} line {}: no tab", path.display(), i + 1))?;
         anyhow::Ok((pair.0.to_lowercase(), pair.1.to_lowercase()))
     };
     let pairs = text.lines().enumerate().map(split).collect::<Result<Vec<_>, _>>()?;
-    let options = score::Options { each, wordnet: wordnet.map(Path::to_owned) };
+    let options = score::Options {
+        each,
+        wordnet: wordnet.map(Path::to_owned),
+    };
     let scores = serde_json::to_value(score::score_pairs(&pairs, &options))?;
     if json {
         println!("{scores}");

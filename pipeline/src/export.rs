@@ -20,7 +20,12 @@ pub const CLIP_MV: f32 = 5.0;
 ///
 /// # Errors
 /// A part that cannot be written.
-pub fn export(params: &Params, settings: &TrainSettings, decoder: &DecoderConfig, out: &Path) -> anyhow::Result<String> {
+pub fn export(
+    params: &Params,
+    settings: &TrainSettings,
+    decoder: &DecoderConfig,
+    out: &Path,
+) -> anyhow::Result<String> {
     candle_core::safetensors::save(&params.part("decoder", DType::F16)?, out.join(bundle::DECODER))?;
     candle_core::safetensors::save(&params.part("encoder", DType::F16)?, out.join(bundle::ENCODER))?;
     let config = serde_json::to_string_pretty(decoder)? + "\n";

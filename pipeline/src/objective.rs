@@ -34,7 +34,10 @@ mod tests {
             targets: Tensor::new(&[[1u32, 2]], &Device::Cpu)?,
             mask: Tensor::new(&[[0f32, 1.0]], &Device::Cpu)?,
         };
-        let loss = language_loss(&Tensor::zeros((1, 2, 8), candle_core::DType::F32, &Device::Cpu)?, &batch)?;
+        let loss = language_loss(
+            &Tensor::zeros((1, 2, 8), candle_core::DType::F32, &Device::Cpu)?,
+            &batch,
+        )?;
         assert!((loss.to_scalar::<f32>()? - 8f32.ln()).abs() < 1e-6);
         Ok(())
     }

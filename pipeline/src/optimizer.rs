@@ -54,7 +54,10 @@ impl AdamW {
         for (name, (m, v)) in &self.moments {
             state.insert(format!("{name}.m"), m.clone());
             state.insert(format!("{name}.v"), v.clone());
-            state.insert(format!("{name}.step"), Tensor::new(self.step[name] as i64, &Device::Cpu)?);
+            state.insert(
+                format!("{name}.step"),
+                Tensor::new(self.step[name] as i64, &Device::Cpu)?,
+            );
         }
         Ok(state)
     }
@@ -62,15 +65,22 @@ impl AdamW {
     /// # Errors
     /// A file that cannot be read or lacks one of a parameter's three tensors.
     pub fn restore(path: &Path) -> anyhow::Result<Self> {
-        let state = candle_core::safetensors::load(path, &Device::Cpu).with_context(|| format!("read {}", path.display()))?;
+        let state =
+            candle_core::safetensors::load(path, &Device::Cpu).with_context(|| format!("read {}", path.display()))?;
         let mut optimizer = Self::default();
         for (key, m) in &state {
             let Some(name) = key.strip_suffix(".m") else { continue };
             let part = |kind: &str| {
-                state.get(&format!("{name}.{kind}")).with_context(|| format!("{} lacks {name}.{kind}", path.display()))
+                state
+                    .get(&format!("{name}.{kind}"))
+                    .with_context(|| format!("{} lacks {name}.{kind}", path.display()))
             };
-            optimizer.moments.insert(name.to_owned(), (m.clone(), part("v")?.clone()));
-            optimizer.step.insert(name.to_owned(), part("step")?.to_scalar::<i64>()? as u64);
+            optimizer
+                .moments
+                .insert(name.to_owned(), (m.clone(), part("v")?.clone()));
+            optimizer
+                .step
+                .insert(name.to_owned(), part("step")?.to_scalar::<i64>()? as u64);
         }
         Ok(optimizer)
     }
@@ -80,7 +90,10 @@ impl AdamW {
 ///
 /// # Errors
 /// A tensor operation that fails.
-pub fn global_norm<'a>(grads: &GradStore, params: impl Iterator<Item = (&'a String, &'a Var)>) -> candle_core::Result<f64> {
+pub fn global_norm<'a>(
+    grads: &GradStore,
+    params: impl Iterator<Item = (&'a String, &'a Var)>,
+) -> candle_core::Result<f64> {
     let mut sum = 0.0;
     for (_, var) in params {
         if let Some(grad) = grads.get(var) {
@@ -94,7 +107,11 @@ pub fn global_norm<'a>(grads: &GradStore, params: impl Iterator<Item = (&'a Stri
 pub fn schedule(step: u64, steps: u64, warmup: f64) -> f64 {
     let (step, steps) = (step as f64 + 1.0, steps as f64 + 1.0);
     let rise = (warmup * steps).max(1.0);
-    if step < rise { step / rise } else { (steps - step) / (steps - rise).max(1.0) }
+    if step < rise {
+        step / rise
+    } else {
+        (steps - step) / (steps - rise).max(1.0)
+    }
 }
 
 #[cfg(test)]

@@ -20,12 +20,19 @@ impl Params {
     /// A tensor that cannot become a variable.
     pub fn new(tensors: &BTreeMap<String, Tensor>) -> candle_core::Result<Self> {
         let vars = tensors.iter().map(|(name, t)| Ok((name.clone(), Var::from_tensor(t)?)));
-        Ok(Self { vars: vars.collect::<candle_core::Result<_>>()? })
+        Ok(Self {
+            vars: vars.collect::<candle_core::Result<_>>()?,
+        })
     }
 
     /// The variables as a checkpoint that modules can read.
     pub fn weights(&self) -> Weights {
-        Weights::new(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect())
+        Weights::new(
+            self.vars
+                .iter()
+                .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+                .collect(),
+        )
     }
 
     /// Variables that the optimiser moves: all but the running statistics of batch norms.
@@ -35,7 +42,10 @@ impl Params {
 
     /// Detached copies, for a checkpoint.
     pub fn snapshot(&self) -> candle_core::Result<HashMap<String, Tensor>> {
-        self.vars.iter().map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?))).collect()
+        self.vars
+            .iter()
+            .map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)))
+            .collect()
     }
 
     /// Tensors below `prefix.`, in `dtype`, under their names without it.
@@ -54,10 +64,19 @@ impl Params {
     /// # Errors
     /// A file that cannot be read or that lacks a variable.
     pub fn restore(&self, path: &Path) -> anyhow::Result<()> {
-        let saved = candle_core::safetensors::load(path, &Device::Cpu).with_context(|| format!("read {}", path.display()))?;
-        ensure!(saved.len() == self.vars.len(), "{} has {} tensors, expected {}", path.display(), saved.len(), self.vars.len());
+        let saved =
+            candle_core::safetensors::load(path, &Device::Cpu).with_context(|| format!("read {}", path.display()))?;
+        ensure!(
+            saved.len() == self.vars.len(),
+            "{} has {} tensors, expected {}",
+            path.display(),
+            saved.len(),
+            self.vars.len()
+        );
         for (name, var) in &self.vars {
-            let tensor = saved.get(name).with_context(|| format!("{} lacks {name}", path.display()))?;
+            let tensor = saved
+                .get(name)
+                .with_context(|| format!("{} lacks {name}", path.display()))?;
             var.set(tensor).with_context(|| format!("restore {name}"))?;
         }
         Ok(())

@@ -76,6 +76,9 @@ pub struct TrainSettings {
     /// Weight of the auxiliary loss: SCP statements predicted from the encoder's mean feature.
     #[arg(long, default_value_t = 1.0)]
     pub scp_weight: f64,
+    /// SCP statements with fewer training recordings than this are no auxiliary label.
+    #[arg(long, default_value_t = 20)]
+    pub scp_positives_min: usize,
     /// Steps between two validations (on fold 9) with a checkpoint after each.
     #[arg(long, default_value_t = 100)]
     pub validate_every: u64,
@@ -91,14 +94,35 @@ impl TrainSettings {
     /// # Errors
     /// A value outside its bound, with both.
     pub fn validate(&self) -> anyhow::Result<()> {
-        ensure!(self.heads > 0 && self.hidden.is_multiple_of(self.heads), "hidden is {}: must be a multiple of heads, {}", self.hidden, self.heads);
-        ensure!((self.hidden / self.heads).is_multiple_of(2), "hidden / heads is {}: must be even", self.hidden / self.heads);
+        ensure!(
+            self.heads > 0 && self.hidden.is_multiple_of(self.heads),
+            "hidden is {}: must be a multiple of heads, {}",
+            self.hidden,
+            self.heads
+        );
+        ensure!(
+            (self.hidden / self.heads).is_multiple_of(2),
+            "hidden / heads is {}: must be even",
+            self.hidden / self.heads
+        );
         ensure!(self.batch > 1, "batch is {}: batch norm needs at least 2", self.batch);
         ensure!(self.text_batch > 0, "text_batch is 0: must be at least 1");
-        ensure!(!self.blocks.is_empty() && self.blocks.iter().all(|&n| n > 0), "blocks is {:?}: every stage needs a block", self.blocks);
+        ensure!(
+            !self.blocks.is_empty() && self.blocks.iter().all(|&n| n > 0),
+            "blocks is {:?}: every stage needs a block",
+            self.blocks
+        );
         ensure!(self.tokens > 0, "tokens is 0: must be at least 1");
-        ensure!((0.0..1.0).contains(&self.dropout), "dropout is {}: must be in 0..1", self.dropout);
-        ensure!((0.0..1.0).contains(&self.warmup), "warmup is {}: must be in 0..1", self.warmup);
+        ensure!(
+            (0.0..1.0).contains(&self.dropout),
+            "dropout is {}: must be in 0..1",
+            self.dropout
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.warmup),
+            "warmup is {}: must be in 0..1",
+            self.warmup
+        );
         ensure!(self.validate_every > 0, "validate_every is 0: must be at least 1");
         Ok(())
     }

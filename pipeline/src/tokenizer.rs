@@ -19,7 +19,9 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 /// # Errors
 /// A tokenizer that cannot be trained or written.
 pub fn train(texts: &[String], vocabulary: usize, path: &Path) -> anyhow::Result<()> {
-    let special = [PAD, STOP, USER, ASSISTANT].map(|token| AddedToken::from(token, true)).to_vec();
+    let special = [PAD, STOP, USER, ASSISTANT]
+        .map(|token| AddedToken::from(token, true))
+        .to_vec();
     let mut trainer = BpeTrainerBuilder::new()
         .show_progress(false)
         .vocab_size(vocabulary)
@@ -28,13 +30,16 @@ pub fn train(texts: &[String], vocabulary: usize, path: &Path) -> anyhow::Result
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let wrap = |e: tokenizers::Error| anyhow!("train tokenizer: {e}");
-    let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevelDecoder>::default()
-        .with_model(BPE::default())
-        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
-        .with_decoder(Some(ByteLevelDecoder::default()))
-        .build()
+    let mut tokenizer =
+        TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevelDecoder>::default()
+            .with_model(BPE::default())
+            .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+            .with_decoder(Some(ByteLevelDecoder::default()))
+            .build()
+            .map_err(wrap)?;
+    tokenizer
+        .train(&mut trainer, texts.iter().map(String::as_str))
         .map_err(wrap)?;
-    tokenizer.train(&mut trainer, texts.iter().map(String::as_str)).map_err(wrap)?;
     tokenizer.save(path, false).map_err(wrap)?;
     Ok(())
 }

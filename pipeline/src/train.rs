@@ -29,8 +29,6 @@ use crate::tokenizer;
 
 const VALIDATION_FOLD: u8 = 9;
 const TEST_FOLD: u8 = 10;
-/// SCP statements with fewer training recordings than this are no auxiliary label.
-const SCP_POSITIVES_MIN: usize = 20;
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;
 const STAGE_TEXT: u64 = 1;
@@ -40,15 +38,32 @@ const STAGE_INIT: u64 = 4;
 
 /// Trains with `settings` on folds 1-8 of `data`, validates on fold 9, writes the bundle to `out` and returns its id.
 ///
+/// `stop` is asked after every step; when it says so, the run ends there as if it had been killed, and gives `None`. The next
+/// run continues from the last checkpoint.
+///
 /// # Errors
 /// Settings out of bounds, data that cannot be read, a loss that is not finite, a full disk.
-pub fn run(settings: &TrainSettings, data: &PtbXl, out: &Path) -> anyhow::Result<String> {
+pub fn run(
+    settings: &TrainSettings,
+    data: &PtbXl,
+    out: &Path,
+    stop: &dyn Fn(u64) -> bool,
+) -> anyhow::Result<Option<String>> {
     settings.validate()?;
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let trainer = Trainer::open(settings, data, out)?;
-    trainer.train()?;
+    if trainer.train(stop)? == Ended::Stopped {
+        return Ok(None);
+    }
     trainer.params.restore(&trainer.checkpoints.best())?;
-    export(&trainer.params, settings, &trainer.decoder_config, out)
+    export(&trainer.params, settings, &trainer.decoder_config, out).map(Some)
+}
+
+/// How the steps ended.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Complete,
+    Stopped,
 }
 
 /// Recordings with their token rows and auxiliary labels.
@@ -76,27 +91,60 @@ struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     fn open(settings: &'a TrainSettings, data: &PtbXl, out: &Path) -> anyhow::Result<Self> {
         let training = data.of_folds(|fold| fold != VALIDATION_FOLD && fold != TEST_FOLD);
-        let validation: Vec<_> =
-            data.of_folds(|fold| fold == VALIDATION_FOLD).into_iter().filter(|s| s.header.is_some()).collect();
+        let validation: Vec<_> = data
+            .of_folds(|fold| fold == VALIDATION_FOLD)
+            .into_iter()
+            .filter(|s| s.header.is_some())
+            .collect();
         let recorded: Vec<_> = training.iter().copied().filter(|s| s.header.is_some()).collect();
-        ensure!(recorded.len() >= settings.batch, "{} training recordings: fewer than one batch", recorded.len());
-        ensure!(!validation.is_empty(), "no validation recording in fold {VALIDATION_FOLD}");
+        ensure!(
+            recorded.len() >= settings.batch,
+            "{} training recordings: fewer than one batch",
+            recorded.len()
+        );
+        ensure!(
+            !validation.is_empty(),
+            "no validation recording in fold {VALIDATION_FOLD}"
+        );
         let tokenizer = open_tokenizer(settings, &training, out)?;
-        let codes = scp_labels(&recorded);
+        let codes = scp_labels(&recorded, settings.scp_positives_min);
+        ensure!(
+            !codes.is_empty(),
+            "no SCP statement has {} training recordings",
+            settings.scp_positives_min
+        );
         let rows = |samples: &[&Sample]| {
-            samples.iter().map(|s| row(&tokenizer, &settings.prompt, &s.report)).collect::<Result<Vec<_>, _>>()
+            samples
+                .iter()
+                .map(|s| row(&tokenizer, &settings.prompt, &s.report))
+                .collect::<Result<Vec<_>, _>>()
         };
         let set = |samples: &[&Sample]| -> anyhow::Result<EcgSet> {
-            let labels = samples.iter().map(|s| codes.iter().map(|c| f32::from(u8::from(s.scp.contains(c)))).collect());
-            Ok(EcgSet { ecgs: load_ecgs(samples)?, rows: rows(samples)?, labels: labels.collect() })
+            let labels = samples
+                .iter()
+                .map(|s| codes.iter().map(|c| f32::from(u8::from(s.scp.contains(c)))).collect());
+            Ok(EcgSet {
+                ecgs: load_ecgs(samples)?,
+                rows: rows(samples)?,
+                labels: labels.collect(),
+            })
         };
         let decoder_config = settings.decoder(tokenizer.size(), tokenizer.stop(), tokenizer.pad());
         let (params, model, scp_head) = fresh_model(settings, &decoder_config, codes.len())?;
         eprintln!(
             "{} reports, {} recordings to train on, {} to validate on, {} SCP labels, {} tokens",
-            training.len(), recorded.len(), validation.len(), codes.len(), tokenizer.size()
+            training.len(),
+            recorded.len(),
+            validation.len(),
+            codes.len(),
+            tokenizer.size()
         );
-        let state = State { settings: settings.clone(), data_sha256: data_sha256(&training), step: 0, best: None };
+        let state = State {
+            settings: settings.clone(),
+            data_sha256: data_sha256(&training),
+            step: 0,
+            best: None,
+        };
         Ok(Self {
             settings,
             checkpoints: Checkpoints::open(out.join("checkpoint"))?,
@@ -113,7 +161,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn train(&self) -> anyhow::Result<()> {
+    fn train(&self, stop: &dyn Fn(u64) -> bool) -> anyhow::Result<Ended> {
         let (mut state, mut optimizer) = match self.checkpoints.resume(&self.params, &self.state)? {
             Some(resumed) => resumed,
             None => (self.state.clone(), AdamW::default()),
@@ -121,8 +169,18 @@ impl<'a> Trainer<'a> {
         let total = self.settings.text_steps + self.settings.steps;
         let bar = progress_bar(total, state.step)?;
         let lengths = |rows: &[Row]| rows.iter().map(|r| r.ids.len()).collect();
-        let mut text_order = Order::new(self.settings.seed, STAGE_TEXT, lengths(&self.text), self.settings.text_batch);
-        let mut ecg_order = Order::new(self.settings.seed, STAGE_ECG, lengths(&self.train.rows), self.settings.batch);
+        let mut text_order = Order::new(
+            self.settings.seed,
+            STAGE_TEXT,
+            lengths(&self.text),
+            self.settings.text_batch,
+        );
+        let mut ecg_order = Order::new(
+            self.settings.seed,
+            STAGE_ECG,
+            lengths(&self.train.rows),
+            self.settings.batch,
+        );
         while state.step < total {
             let loss = if state.step < self.settings.text_steps {
                 self.text_step(state.step, text_order.batch(state.step), &mut optimizer)?
@@ -130,12 +188,19 @@ impl<'a> Trainer<'a> {
                 let picked = ecg_order.batch(state.step - self.settings.text_steps);
                 self.ecg_step(state.step, picked, &mut optimizer)?
             };
-            ensure!(loss.is_finite(), "loss is {loss} at step {}: training stops, the last checkpoint stays", state.step);
+            ensure!(
+                loss.is_finite(),
+                "loss is {loss} at step {}: training stops, the last checkpoint stays",
+                state.step
+            );
             state.step += 1;
             bar.set_message(format!("loss {loss:.3}"));
             bar.inc(1);
             if state.step.is_multiple_of(LOG_EVERY) {
-                say(&bar, &format!("step {} loss {loss:.4} {:.2} steps/s", state.step, bar.per_sec()));
+                say(
+                    &bar,
+                    &format!("step {} loss {loss:.4} {:.2} steps/s", state.step, bar.per_sec()),
+                );
             }
             let ecg_stage = state.step > self.settings.text_steps;
             if state.step.is_multiple_of(self.settings.validate_every) || state.step == total {
@@ -149,9 +214,12 @@ impl<'a> Trainer<'a> {
                 }
                 self.checkpoints.save(&self.params, &optimizer, &state)?;
             }
+            if stop(state.step) {
+                return Ok(Ended::Stopped);
+            }
         }
         bar.finish();
-        Ok(())
+        Ok(Ended::Complete)
     }
 
     fn text_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
@@ -162,20 +230,29 @@ impl<'a> Trainer<'a> {
         let logits = decoder.forward(&batch.inputs, None, &mut decoder.cache(), &Mode::Train(&training))?;
         let loss = language_loss(&logits, &batch)?;
         let rate = self.settings.text_lr * schedule(step, self.settings.text_steps, self.settings.warmup);
-        self.descend(&loss, optimizer, |name| if name.starts_with("decoder.") { rate } else { 0.0 })?;
+        self.descend(
+            &loss,
+            optimizer,
+            |name| if name.starts_with("decoder.") { rate } else { 0.0 },
+        )?;
         Ok(loss.to_scalar()?)
     }
 
     fn ecg_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
         let mut rng = step_rng(self.settings.seed, STAGE_ECG, step);
-        let ecgs: Vec<f32> = picked.iter().flat_map(|&i| augment(&self.train.ecgs[i], &mut rng)).collect();
+        let ecgs: Vec<f32> = picked
+            .iter()
+            .flat_map(|&i| augment(&self.train.ecgs[i], &mut rng))
+            .collect();
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
         let (language, labels) = self.losses(&self.train, picked, ecgs, &Mode::Train(&training))?;
         let loss = (&language + (labels * self.settings.scp_weight)?)?;
         let done = step - self.settings.text_steps;
         let scale = schedule(done, self.settings.steps, self.settings.warmup);
         let (decoder, encoder) = (self.settings.decoder_lr * scale, self.settings.encoder_lr * scale);
-        self.descend(&loss, optimizer, |name| if name.starts_with("decoder.") { decoder } else { encoder })?;
+        self.descend(&loss, optimizer, |name| {
+            if name.starts_with("decoder.") { decoder } else { encoder }
+        })?;
         Ok(language.to_scalar()?)
     }
 
@@ -186,7 +263,10 @@ impl<'a> Trainer<'a> {
         let shape = (picked.len(), ecg::LEADS, ecg::SEGMENT_SAMPLES);
         let x = Tensor::from_vec(ecgs, shape, &self.device)?.clamp(-CLIP_MV, CLIP_MV)?;
         let frames = self.model.encoder.forward(&x, mode)?;
-        let prefix = self.model.decoder.prefix(&self.model.projector.forward(&frames, mode)?)?;
+        let prefix = self
+            .model
+            .decoder
+            .prefix(&self.model.projector.forward(&frames, mode)?)?;
         let decoder = &self.model.decoder;
         let logits = decoder.forward(&batch.inputs, Some(&prefix), &mut decoder.cache(), mode)?;
         let labels: Vec<f32> = picked.iter().flat_map(|&i| set.labels[i].iter().copied()).collect();
@@ -198,7 +278,10 @@ impl<'a> Trainer<'a> {
     fn descend(&self, loss: &Tensor, optimizer: &mut AdamW, rate: impl Fn(&str) -> f64) -> anyhow::Result<()> {
         let grads = loss.backward()?;
         let norm = global_norm(&grads, self.params.trainable())?;
-        ensure!(norm.is_finite(), "gradient norm is {norm}: training stops, the last checkpoint stays");
+        ensure!(
+            norm.is_finite(),
+            "gradient norm is {norm}: training stops, the last checkpoint stays"
+        );
         let clip = (self.settings.clip_norm / (norm + 1e-6)).min(1.0);
         for (name, var) in self.params.trainable() {
             let lr = rate(name);
@@ -214,9 +297,15 @@ impl<'a> Trainer<'a> {
         let all: Vec<usize> = (0..self.validation.ecgs.len()).collect();
         let (mut sum, mut count) = (0.0, 0.0);
         for picked in all.chunks(self.settings.batch) {
-            let ecgs = picked.iter().flat_map(|&i| millivolts(&self.validation.ecgs[i])).collect();
+            let ecgs = picked
+                .iter()
+                .flat_map(|&i| millivolts(&self.validation.ecgs[i]))
+                .collect();
             let (language, _) = self.losses(&self.validation, picked, ecgs, &Mode::Eval)?;
-            let targets: usize = picked.iter().map(|&i| self.validation.rows[i].ids.len() - self.validation.rows[i].prompt_len).sum();
+            let targets: usize = picked
+                .iter()
+                .map(|&i| self.validation.rows[i].ids.len() - self.validation.rows[i].prompt_len)
+                .sum();
             sum += f64::from(language.to_scalar::<f32>()?) * targets as f64;
             count += targets as f64;
         }
@@ -227,7 +316,11 @@ impl<'a> Trainer<'a> {
 fn open_tokenizer(settings: &TrainSettings, training: &[&Sample], out: &Path) -> anyhow::Result<PromptTokenizer> {
     let path = out.join(TOKENIZER);
     let prompt = instruction(&settings.prompt);
-    let texts: Vec<String> = training.iter().map(|s| response(&s.report)).chain(std::iter::repeat_n(prompt, 2)).collect();
+    let texts: Vec<String> = training
+        .iter()
+        .map(|s| response(&s.report))
+        .chain(std::iter::repeat_n(prompt, 2))
+        .collect();
     tokenizer::train(&texts, settings.vocabulary, &path)?;
     Ok(load_tokenizer(&path)?)
 }
@@ -243,38 +336,65 @@ fn fresh_model(
         ("encoder", model::init::encoder(&settings.encoder(), &mut rng)?),
         ("decoder", model::init::decoder(decoder_config, &mut rng)?),
     ] {
-        tensors.extend(part.into_iter().map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
+        tensors.extend(
+            part.into_iter()
+                .map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)),
+        );
     }
     let features = settings.encoder().features();
-    tensors.insert("scp_head.weight".to_owned(), Tensor::zeros((labels, features), DType::F32, &Device::Cpu)?);
-    tensors.insert("scp_head.bias".to_owned(), Tensor::zeros(labels, DType::F32, &Device::Cpu)?);
+    tensors.insert(
+        "scp_head.weight".to_owned(),
+        Tensor::zeros((labels, features), DType::F32, &Device::Cpu)?,
+    );
+    tensors.insert(
+        "scp_head.bias".to_owned(),
+        Tensor::zeros(labels, DType::F32, &Device::Cpu)?,
+    );
     let params = Params::new(&tensors)?;
     let weights = params.weights();
-    let model = Meit::load(&weights.pp("encoder"), &settings.encoder(), &weights.pp("decoder"), decoder_config)?;
+    let model = Meit::load(
+        &weights.pp("encoder"),
+        &settings.encoder(),
+        &weights.pp("decoder"),
+        decoder_config,
+    )?;
     let scp_head = model::layers::Linear::load(&weights.pp("scp_head"), features, labels)?;
     Ok((params, model, scp_head))
 }
 
 /// SCP statements with enough recordings, sorted.
-fn scp_labels(recorded: &[&Sample]) -> Vec<String> {
+fn scp_labels(recorded: &[&Sample], positives_min: usize) -> Vec<String> {
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
     for code in recorded.iter().flat_map(|s| &s.scp) {
         *counts.entry(code).or_default() += 1;
     }
-    counts.into_iter().filter(|(_, n)| *n >= SCP_POSITIVES_MIN).map(|(code, _)| code.clone()).collect()
+    counts
+        .into_iter()
+        .filter(|(_, n)| *n >= positives_min)
+        .map(|(code, _)| code.clone())
+        .collect()
 }
 
 fn data_sha256(samples: &[&Sample]) -> String {
     let mut hash = Sha256::new();
     for sample in samples {
-        hash.update(format!("{}\t{}\t{}\n", sample.ecg_id, sample.header.is_some(), sample.report));
+        hash.update(format!(
+            "{}\t{}\t{}\n",
+            sample.ecg_id,
+            sample.header.is_some(),
+            sample.report
+        ));
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A line above the bar, or on standard error where there is no terminal.
 fn say(bar: &ProgressBar, line: &str) {
-    if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
+    if bar.is_hidden() {
+        eprintln!("{line}")
+    } else {
+        bar.println(line)
+    }
 }
 
 fn progress_bar(total: u64, done: u64) -> anyhow::Result<ProgressBar> {

@@ -8,7 +8,7 @@ One recording is taken for each entry of WANTED, in that order, from the test fo
   - the statement at a likelihood of 80 or more (PTB-XL gives rhythm statements no likelihood: 0, so there presence counts),
   - an English report that no text rule drops (reason empty), validated by a human, that says the finding in one of the words,
   - no annotation of noise, drift or electrode problems, and no pacemaker (their reports in fold 9 are too short to keep),
-  - a patient and a report that are not in yet (the demo joins drafts to recordings by the report).
+  - a patient and a report that are not in yet (so that references tell recordings apart).
 Of these the quietest signal wins: no contact artefact, then the least noise beside its amplitude, then the lowest ecg_id.
 Standard library only.
 PTB-XL 1.0.3, Wagner et al. 2020, https://doi.org/10.13026/kfzx-aw45, CC BY 4.0.

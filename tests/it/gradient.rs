@@ -66,22 +66,46 @@ impl Tiny {
             tensors.extend(part.into_iter().map(|(name, t)| (format!("{prefix}.{name}"), t)));
         }
         let features = encoder_config().features();
-        tensors.insert("head.weight".to_owned(), Tensor::zeros((2, features), DType::F32, &Device::Cpu).unwrap());
-        tensors.insert("head.bias".to_owned(), Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
+        tensors.insert(
+            "head.weight".to_owned(),
+            Tensor::zeros((2, features), DType::F32, &Device::Cpu).unwrap(),
+        );
+        tensors.insert(
+            "head.bias".to_owned(),
+            Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap(),
+        );
         // away from zeros and ones, so that no gradient vanishes by symmetry
         for (name, tensor) in tensors.iter_mut().filter(|(name, _)| !name.contains("running_")) {
             let scale = if name.starts_with("decoder") { 0.4 } else { 0.1 };
-            let noise: Vec<f32> = (0..tensor.elem_count()).map(|_| scale * init::standard_normal(&mut rng)).collect();
+            let noise: Vec<f32> = (0..tensor.elem_count())
+                .map(|_| scale * init::standard_normal(&mut rng))
+                .collect();
             let noise = Tensor::from_vec(noise, tensor.shape(), &Device::Cpu).unwrap();
             *tensor = (&*tensor + noise).unwrap();
         }
         tensors.values_mut().for_each(|t| *t = t.to_dtype(DType::F64).unwrap());
         let params = Params::new(&tensors).unwrap();
         let weights = params.weights();
-        let model =
-            Meit::load(&weights.pp("encoder"), &encoder_config(), &weights.pp("decoder"), &decoder_config()).unwrap();
-        let x: Vec<f64> = (0..2 * 3 * 48).map(|_| f64::from(init::standard_normal(&mut rng))).collect();
-        let rows = [Row { ids: vec![1, 2, 3, 4, 5], prompt_len: 2 }, Row { ids: vec![1, 2, 6, 7], prompt_len: 2 }];
+        let model = Meit::load(
+            &weights.pp("encoder"),
+            &encoder_config(),
+            &weights.pp("decoder"),
+            &decoder_config(),
+        )
+        .unwrap();
+        let x: Vec<f64> = (0..2 * 3 * 48)
+            .map(|_| f64::from(init::standard_normal(&mut rng)))
+            .collect();
+        let rows = [
+            Row {
+                ids: vec![1, 2, 3, 4, 5],
+                prompt_len: 2,
+            },
+            Row {
+                ids: vec![1, 2, 6, 7],
+                prompt_len: 2,
+            },
+        ];
         Self {
             head: Linear::load(&weights.pp("head"), features, 2).unwrap(),
             params,
@@ -96,9 +120,15 @@ impl Tiny {
         let training = Training::new(0.2, ChaCha8Rng::seed_from_u64(5));
         let mode = Mode::Train(&training);
         let frames = self.model.encoder.forward(&self.x, &mode).unwrap();
-        let prefix = self.model.decoder.prefix(&self.model.projector.forward(&frames, &mode).unwrap()).unwrap();
+        let prefix = self
+            .model
+            .decoder
+            .prefix(&self.model.projector.forward(&frames, &mode).unwrap())
+            .unwrap();
         let decoder = &self.model.decoder;
-        let logits = decoder.forward(&self.batch.inputs, Some(&prefix), &mut decoder.cache(), &mode).unwrap();
+        let logits = decoder
+            .forward(&self.batch.inputs, Some(&prefix), &mut decoder.cache(), &mode)
+            .unwrap();
         let labels = label_loss(&self.head.forward(&frames.mean(1).unwrap()).unwrap(), &self.labels).unwrap();
         (language_loss(&logits, &self.batch).unwrap() + labels).unwrap()
     }
@@ -110,7 +140,13 @@ fn the_gradient_of_every_trainable_parameter_equals_its_finite_difference() {
     let grads = tiny.loss().backward().unwrap();
     let value = || tiny.loss().to_scalar::<f64>().unwrap();
     for (name, var) in tiny.params.trainable() {
-        let grad: Vec<f64> = grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}")).flatten_all().unwrap().to_vec1().unwrap();
+        let grad: Vec<f64> = grads
+            .get(var)
+            .unwrap_or_else(|| panic!("no gradient for {name}"))
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
         let original = var.as_detached_tensor().copy().unwrap();
         let values: Vec<f64> = original.flatten_all().unwrap().to_vec1().unwrap();
         let scale = grad.iter().map(|g| g.abs()).fold(1e-3, f64::max);
@@ -118,13 +154,18 @@ fn the_gradient_of_every_trainable_parameter_equals_its_finite_difference() {
             let at = |delta: f64| {
                 let mut moved = values.clone();
                 moved[index] += delta;
-                var.set(&Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap()).unwrap();
+                var.set(&Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap())
+                    .unwrap();
                 value()
             };
             let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
             var.set(&original).unwrap();
             let error = (numeric - grad[index]).abs() / scale;
-            assert!(error <= RELATIVE_ERROR_MAX, "{name}[{index}]: {} but differences give {numeric}", grad[index]);
+            assert!(
+                error <= RELATIVE_ERROR_MAX,
+                "{name}[{index}]: {} but differences give {numeric}",
+                grad[index]
+            );
         }
     }
 }

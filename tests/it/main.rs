@@ -1,3 +1,14 @@
-//! One integration binary.
-#[test]
-fn placeholder() {}
+//! One integration binary: the laws that hold between packages.
+//!
+//! Place: joins the packages as `deploy/standalone` does; nothing imports it. Invariant: no network beyond the loopback
+//! of the embedded broker, and the same result each time.
+
+#![allow(clippy::unwrap_used)] // every function here is part of a test
+
+mod golden;
+mod gradient;
+mod node;
+mod rig;
+mod stream;
+mod tidy;
+mod training;

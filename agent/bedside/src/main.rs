@@ -58,7 +58,7 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    service::telemetry::init_tracing();
+    service::telemetry::init_tracing("info");
     let settings = service::settings::load_checked("bedside", arguments.config.as_deref()).context("read settings")?;
     let summary = bedside::run(arguments.over(settings), service::shutdown::Shutdown::from_signals()).await?;
     println!("{}", serde_json::to_string(&summary).context("encode summary")?);

@@ -33,9 +33,10 @@ pub enum TelemetryError {
     Register(#[from] prometheus::Error),
 }
 
-/// Logs to stderr, in colour on a terminal; RUST_LOG is the filter, "info" when unset or unreadable. Later calls do nothing.
-pub fn init_tracing() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Logs to stderr, in colour on a terminal; RUST_LOG is the filter, `default_filter` when it is unset
+/// or unreadable. Later calls do nothing.
+pub fn init_tracing(default_filter: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // a second subscriber in one process (tests, the demo) is refused; the first stays
     let _ = tracing_subscriber::fmt()

@@ -30,7 +30,10 @@ pub fn recordings(explicit: Option<&Path>) -> anyhow::Result<PathBuf> {
 fn find(explicit: Option<&Path>, shipped: &str, inside: &str) -> anyhow::Result<PathBuf> {
     let places = match explicit {
         Some(path) => vec![path.to_owned()],
-        None => vec![PathBuf::from(shipped), Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(shipped)],
+        None => vec![
+            PathBuf::from(shipped),
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(shipped),
+        ],
     };
     match places.iter().find(|place| place.join(inside).exists()) {
         Some(place) => Ok(place.clone()),
@@ -44,15 +47,24 @@ fn find(explicit: Option<&Path>, shipped: &str, inside: &str) -> anyhow::Result<
 /// A table that cannot be read.
 pub fn references(headers: &[PathBuf]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut references = BTreeMap::new();
-    let table = headers.first().and_then(|h| h.ancestors().map(|dir| dir.join("report_en.csv")).find(|p| p.is_file()));
+    let table = headers
+        .first()
+        .and_then(|h| h.ancestors().map(|dir| dir.join("report_en.csv")).find(|p| p.is_file()));
     let Some(table) = table else { return Ok(references) };
     let mut reader = csv::Reader::from_path(&table).with_context(|| format!("open {}", table.display()))?;
     let columns = reader.headers()?.clone();
-    let column = |name: &str| columns.iter().position(|c| c == name).with_context(|| format!("{} lacks {name}", table.display()));
+    let column = |name: &str| {
+        columns
+            .iter()
+            .position(|c| c == name)
+            .with_context(|| format!("{} lacks {name}", table.display()))
+    };
     let (id, report) = (column("ecg_id")?, column("report_en")?);
     for row in reader.records() {
         let row = row.with_context(|| format!("read {}", table.display()))?;
-        let id: u32 = row[id].parse().with_context(|| format!("ecg_id {:?} in {}", &row[id], table.display()))?;
+        let id: u32 = row[id]
+            .parse()
+            .with_context(|| format!("ecg_id {:?} in {}", &row[id], table.display()))?;
         references.insert(format!("{id:05}_hr"), row[report].to_owned());
     }
     Ok(references)

@@ -91,7 +91,10 @@ pub enum NoiseKind {
 /// # Errors
 /// A bundle or recording that cannot be read, a broker that refuses, records that the broker dropped.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start runtime")?;
     runtime.block_on(async { play(arguments, Shutdown::from_signals()).await })
 }
 
@@ -109,17 +112,25 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
 
     let registry = Registry::new();
     let stop = Shutdown::new();
-    let address = service::telemetry::serve(registry.clone(), "127.0.0.1:0", stop.clone()).await.context("serve metrics")?;
+    let address = service::telemetry::serve(registry.clone(), "127.0.0.1:0", stop.clone())
+        .await
+        .context("serve metrics")?;
     let agent_metrics = agent::metrics::Metrics::new(&registry)?;
     let node_metrics = node::metrics::Metrics::new(&registry)?;
     let bedside_metrics = bedside::metrics::Metrics::new(&registry)?;
     eprintln!("{}", cluster.description);
-    eprintln!("bundle {} · metrics http://{address}/metrics · health http://{address}/healthz", bundle.id());
+    eprintln!(
+        "bundle {} · metrics http://{address}/metrics · health http://{address}/healthz",
+        bundle.id()
+    );
 
     let (drafts, mut arrived) = mpsc::channel(64);
     let reader = tokio::spawn(read_drafts(cluster.kafka.clone(), drafts, stop.clone()));
     let rejected = tokio::spawn(count_rejects(cluster.kafka.clone(), stop.clone()));
-    let drafter = Arc::new(BundleDrafter::new(Arc::clone(&bundle), settings.node.node.decode.clone()));
+    let drafter = Arc::new(BundleDrafter::new(
+        Arc::clone(&bundle),
+        settings.node.node.decode.clone(),
+    ));
     let node = tokio::spawn(node::run(settings.node, drafter, node_metrics, stop.clone()));
     let agent_watch = agent_metrics.clone();
     let agent = tokio::spawn(agent::run_with(settings.agent, agent_metrics, stop.clone()));
@@ -133,20 +144,39 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
 
     let mut show = Show::new(arguments.json, plan.windows())?;
     let mut seen = Vec::new();
-    let played = follow(&mut arrived, &interrupt, &agent_watch, plan.windows(), replay, |draft| {
-        let seen_draft = Seen::new(draft, plan.recording_at(&draft.stream_id, draft.start_sample), &references);
-        show.draft(&seen_draft)?;
-        seen.push(seen_draft.latency_ms());
-        Ok(())
-    })
+    let played = follow(
+        &mut arrived,
+        &interrupt,
+        &agent_watch,
+        plan.windows(),
+        replay,
+        |draft| {
+            let seen_draft = Seen::new(
+                draft,
+                plan.recording_at(&draft.stream_id, draft.start_sample),
+                &references,
+            );
+            show.draft(&seen_draft)?;
+            seen.push(seen_draft.latency_ms());
+            Ok(())
+        },
+    )
     .await;
     stop.trigger();
-    let (node, agent) = (node.await.context("node panicked")??, agent.await.context("agent panicked")??);
+    let (node, agent) = (
+        node.await.context("node panicked")??,
+        agent.await.context("agent panicked")??,
+    );
     reader.await.context("draft reader panicked")??;
     rejected.await.context("reject reader panicked")??;
     show.finish();
     let replay = played?;
-    let summary = Summary { replay, agent, node, latencies_ms: seen };
+    let summary = Summary {
+        replay,
+        agent,
+        node,
+        latencies_ms: seen,
+    };
     eprint!("{summary}");
     summary.check(interrupt.is_triggered())
 }
@@ -209,12 +239,29 @@ impl Cluster {
             let topics: Vec<(&str, i32)> = topic::ALL.iter().map(|&name| (name, PARTITIONS)).collect();
             let broker = EmbeddedBroker::start(&topics).context("start embedded broker")?;
             let description = format!("embedded broker {} · {} topics", broker.bootstrap(), topics.len());
-            return Ok(Self { kafka: broker.settings(&base), description, _embedded: Some(broker) });
+            return Ok(Self {
+                kafka: broker.settings(&base),
+                description,
+                _embedded: Some(broker),
+            });
         };
-        let kafka = KafkaSettings { brokers: brokers.to_owned(), ..base };
-        let topics: Vec<Topic<'_>> = topic::ALL.iter().map(|&name| Topic { name, retention_hours: 72 }).collect();
+        let kafka = KafkaSettings {
+            brokers: brokers.to_owned(),
+            ..base
+        };
+        let topics: Vec<Topic<'_>> = topic::ALL
+            .iter()
+            .map(|&name| Topic {
+                name,
+                retention_hours: 72,
+            })
+            .collect();
         create_topics(&kafka, &topics).await.context("create topics")?;
-        Ok(Self { description: format!("kafka {brokers}"), kafka, _embedded: None })
+        Ok(Self {
+            description: format!("kafka {brokers}"),
+            kafka,
+            _embedded: None,
+        })
     }
 }
 
@@ -266,7 +313,12 @@ async fn read_drafts(kafka: KafkaSettings, drafts: mpsc::Sender<DraftReport>, st
                     break;
                 }
             }
-            Event::OffsetGap { topic, partition, expected, got } => {
+            Event::OffsetGap {
+                topic,
+                partition,
+                expected,
+                got,
+            } => {
                 bail!("{topic} partition {partition}: the broker dropped drafts {expected}..{got}");
             }
             Event::Fatal(error) => bail!("read drafts: {error}"),
@@ -297,13 +349,22 @@ struct Show {
 impl Show {
     fn new(json: bool, windows: usize) -> anyhow::Result<Self> {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} windows {elapsed}")?;
-        Ok(Self { bar: ProgressBar::new(windows as u64).with_style(style), json })
+        Ok(Self {
+            bar: ProgressBar::new(windows as u64).with_style(style),
+            json,
+        })
     }
 
     fn draft(&mut self, seen: &Seen) -> anyhow::Result<()> {
         self.bar.inc(1);
-        let text = if self.json { serde_json::to_string(&draft_line::json(seen))? } else { draft_line::text(seen) };
-        self.bar.suspend(|| writeln!(std::io::stdout().lock(), "{text}")).context("print draft")
+        let text = if self.json {
+            serde_json::to_string(&draft_line::json(seen))?
+        } else {
+            draft_line::text(seen)
+        };
+        self.bar
+            .suspend(|| writeln!(std::io::stdout().lock(), "{text}"))
+            .context("print draft")
     }
 
     fn finish(&self) {

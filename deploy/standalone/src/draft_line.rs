@@ -17,10 +17,21 @@ pub struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     /// `references` maps record names to their reports.
-    pub fn new(draft: &'a DraftReport, recording: Option<&Recording>, references: &'a BTreeMap<String, String>) -> Self {
+    pub fn new(
+        draft: &'a DraftReport,
+        recording: Option<&Recording>,
+        references: &'a BTreeMap<String, String>,
+    ) -> Self {
         let record = recording.map(|r| r.name.clone());
-        let reference = record.as_ref().and_then(|name| references.get(name)).map(String::as_str);
-        Self { draft, record, reference }
+        let reference = record
+            .as_ref()
+            .and_then(|name| references.get(name))
+            .map(String::as_str);
+        Self {
+            draft,
+            record,
+            reference,
+        }
     }
 
     /// From the last packet's gateway time to the draft, milliseconds.
@@ -106,5 +117,9 @@ pub fn text(seen: &Seen) -> String {
         lines += &format!("\n  check      {contradiction}");
     }
     let record = seen.record.as_deref().unwrap_or("-");
-    lines + &format!("\n  report     {} [{record}]", seen.reference.unwrap_or("no report of this recording is shipped"))
+    lines
+        + &format!(
+            "\n  report     {} [{record}]",
+            seen.reference.unwrap_or("no report of this recording is shipped")
+        )
 }

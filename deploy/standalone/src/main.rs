@@ -26,7 +26,7 @@ enum Meit {
 }
 
 fn main() -> anyhow::Result<()> {
-    service::telemetry::init_tracing();
+    service::telemetry::init_tracing("warn");
     match Arguments::parse().command {
         Some(Meit::Demo(arguments)) => demo::run(&arguments),
         Some(Meit::Report(arguments)) => report::run(&arguments),

@@ -1,8 +1,8 @@
 //! `meit report`: one recording in; measurements, quality and a draft out, as text, JSON or a picture.
 //!
 //! Place: the one-shot path. It runs the same `ecg::dsp::analyse` and the same bundle as the stream, without Kafka.
-//! Invariant: a rejected recording never reaches the model; its draft is null. A draft never goes out without saying that
-//! no clinician has reviewed it.
+//! Invariant: what the node abstains from (rejected, paced, faulty texts) has no draft here either. A draft never goes out
+//! without saying that no clinician has reviewed it.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -16,6 +16,8 @@ use ecg::lead::Lead;
 use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
 use model::bundle::Bundle;
 use model::generate::DecodeOptions;
+use node::draft::{Abstain, abstains, millivolts};
+use node::validate::{TextFault, validate};
 use serde::Serialize;
 
 use crate::{assets, svg};
@@ -40,6 +42,18 @@ pub struct Arguments {
     /// Model bundle that drafts; without it, the shipped one.
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Measures only; needs no bundle.
+    #[arg(long, conflicts_with = "bundle")]
+    pub no_draft: bool,
+}
+
+/// Why a reading has no draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoDraft {
+    /// None was asked for.
+    NotAsked,
+    /// The node would abstain too.
+    Abstained(Abstain),
 }
 
 /// What is known of one recording.
@@ -50,10 +64,10 @@ pub struct Reading {
     pub segment: Segment,
     /// The chain's settings.
     pub dsp: DspConfig,
-    /// The draft; none when the gate rejected the recording or the model wrote nothing.
-    pub draft: Option<String>,
-    /// Bundle that drafted, or would have.
-    pub bundle_id: String,
+    /// The draft, or why there is none.
+    pub draft: Result<String, NoDraft>,
+    /// Bundle that drafted, or would have; none when no draft was asked for.
+    pub bundle_id: Option<String>,
 }
 
 /// The JSON output; `null` where something is not measurable.
@@ -70,7 +84,7 @@ struct Summary<'a> {
     qtc_ms: Option<f32>,
     axis_degrees: Option<f32>,
     draft: Option<&'a str>,
-    bundle_id: &'a str,
+    bundle_id: Option<&'a str>,
 }
 
 /// Reads the recording and prints what the arguments ask for.
@@ -78,9 +92,14 @@ struct Summary<'a> {
 /// # Errors
 /// A recording or bundle that cannot be read; an output that cannot be written.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let dir = assets::bundle(arguments.bundle.as_deref())?;
-    let bundle = Bundle::load(&dir, &Device::Cpu).with_context(|| format!("load the bundle in {}", dir.display()))?;
-    let reading = read(&arguments.record, &bundle)?;
+    let bundle = if arguments.no_draft {
+        None
+    } else {
+        let dir = assets::bundle(arguments.bundle.as_deref()).context("find the bundle (--no-draft goes without)")?;
+        let load = || format!("load the bundle in {}", dir.display());
+        Some(Bundle::load(&dir, &Device::Cpu).with_context(load)?)
+    };
+    let reading = read(&arguments.record, bundle.as_ref())?;
     if let Some(path) = &arguments.svg {
         std::fs::write(path, svg::draw(&reading)).with_context(|| format!("write {}", path.display()))?;
     }
@@ -92,25 +111,25 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{}", output.trim_end()).context("write to standard output")
 }
 
-/// Analyses the first ten seconds of a recording and drafts its report where the gate lets it through.
+/// Analyses the first ten seconds of a recording and, with a bundle, drafts its report where the node would.
 ///
 /// # Errors
 /// A recording that cannot be read or holds fewer than ten seconds or two leads; a tensor operation that fails.
-pub fn read(record: &Path, bundle: &Bundle) -> anyhow::Result<Reading> {
+pub fn read(record: &Path, bundle: Option<&Bundle>) -> anyhow::Result<Reading> {
     let header = header_path(record);
     let recording = ecg::wfdb::read(&header).with_context(|| format!("read recording {}", header.display()))?;
     let dsp = DspConfig::default();
     let segment = dsp::analyse(&recording.context().context("cut the first ten seconds")?, &dsp);
-    let draft = match segment.decision {
-        Decision::Reject => None,
-        Decision::Accept | Decision::Marginal => draft(&segment, bundle)?,
+    let draft = match bundle {
+        Some(bundle) => draft(&segment, bundle)?.map_err(NoDraft::Abstained),
+        None => Err(NoDraft::NotAsked),
     };
     Ok(Reading {
         name: recording.name,
         segment,
         dsp,
         draft,
-        bundle_id: bundle.id().to_owned(),
+        bundle_id: bundle.map(|bundle| bundle.id().to_owned()),
     })
 }
 
@@ -125,19 +144,21 @@ fn header_path(record: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn draft(segment: &Segment, bundle: &Bundle) -> anyhow::Result<Option<String>> {
-    let millivolts_per_unit = segment.uv_per_unit / 1000.0;
-    let ecg = segment
-        .filtered
-        .iter()
-        .map(|&v| f32::from(v) * millivolts_per_unit)
-        .collect(); // (12 x 5000), lead-major
+fn draft(segment: &Segment, bundle: &Bundle) -> anyhow::Result<Result<String, Abstain>> {
+    if let Some(why) = abstains(segment) {
+        return Ok(Err(why));
+    }
     let drafts = bundle
         .drafting()
-        .draft(&[ecg], &DecodeOptions::default())
+        .draft(&[millivolts(segment)], &DecodeOptions::default())
         .context("draft the report")?;
-    let text = drafts.into_iter().next().map(|draft| draft.text.trim().to_owned());
-    Ok(text.filter(|text| !text.is_empty()))
+    let Some(text) = drafts.into_iter().next().map(|draft| draft.text) else {
+        return Ok(Err(Abstain::Text(TextFault::Empty)));
+    };
+    Ok(match validate(&text) {
+        Ok(()) => Ok(text.trim().to_owned()),
+        Err(fault) => Err(Abstain::Text(fault)),
+    })
 }
 
 impl Reading {
@@ -157,8 +178,8 @@ impl Reading {
             qt_ms: m.qt_ms,
             qtc_ms: m.qtc_ms,
             axis_degrees: m.axis_degrees,
-            draft: self.draft.as_deref(),
-            bundle_id: &self.bundle_id,
+            draft: self.draft.as_deref().ok(),
+            bundle_id: self.bundle_id.as_deref(),
         };
         serde_json::to_string(&summary).context("encode the reading")
     }
@@ -177,7 +198,7 @@ impl Reading {
         for (lead, quality) in Lead::ALL.into_iter().zip(&self.segment.quality) {
             let _ = writeln!(out, "{}", quality_row(lead, quality));
         }
-        let _ = writeln!(out, "\n{DRAFT_HEADING} (bundle {})", self.bundle_id);
+        let _ = writeln!(out, "\n{DRAFT_HEADING} ({})", self.lineage());
         for line in wrap(&self.draft_or_why(), TEXT_WIDTH) {
             let _ = writeln!(out, "  {line}");
         }
@@ -186,14 +207,22 @@ impl Reading {
 
     /// The draft, or a sentence that says why there is none.
     pub fn draft_or_why(&self) -> String {
-        match (&self.draft, self.segment.decision) {
-            (Some(text), _) => text.clone(),
-            (None, Decision::Reject) => format!(
+        match &self.draft {
+            Ok(text) => text.clone(),
+            Err(NoDraft::NotAsked) => "No draft: none was asked for.".to_owned(),
+            Err(NoDraft::Abstained(Abstain::Rejected)) => format!(
                 "No draft: the recording was rejected ({}).",
                 reasons(&self.segment.reasons, "no reason")
             ),
-            (None, _) => "No draft: the model abstained.".to_owned(),
+            Err(NoDraft::Abstained(why)) => format!("No draft: abstained ({}).", why.as_str().replace('_', " ")),
         }
+    }
+
+    /// The bundle, in words.
+    pub fn lineage(&self) -> String {
+        self.bundle_id
+            .as_ref()
+            .map_or_else(|| "no bundle".to_owned(), |id| format!("bundle {id}"))
     }
 }
 
@@ -298,8 +327,8 @@ pub(crate) mod tests {
             name: "made-up".into(),
             segment,
             dsp,
-            draft: draft.map(str::to_owned),
-            bundle_id: "0123456789abcdef".into(),
+            draft: draft.map(str::to_owned).ok_or(NoDraft::Abstained(Abstain::Rejected)),
+            bundle_id: Some("0123456789abcdef".into()),
         }
     }
 
@@ -340,6 +369,32 @@ pub(crate) mod tests {
                 .text()
                 .contains("No draft: the recording was rejected (flat, snr low).")
         );
+    }
+
+    #[test]
+    fn a_reading_without_a_bundle_has_null_draft_and_bundle_and_says_so() {
+        let mut measured_only = reading(None, Decision::Accept);
+        measured_only.draft = Err(NoDraft::NotAsked);
+        measured_only.bundle_id = None;
+        let json: serde_json::Value = serde_json::from_str(&measured_only.json().unwrap()).unwrap();
+        assert!(json["draft"].is_null() && json["bundle_id"].is_null());
+        assert!(
+            measured_only
+                .text()
+                .contains("(no bundle)\n  No draft: none was asked for.")
+        );
+    }
+
+    #[test]
+    fn a_paced_or_faulty_draft_names_the_nodes_reason() {
+        for (why, words) in [
+            (Abstain::Paced, "paced"),
+            (Abstain::Text(TextFault::Looping), "text looping"),
+        ] {
+            let mut abstained = reading(None, Decision::Marginal);
+            abstained.draft = Err(NoDraft::Abstained(why));
+            assert_eq!(abstained.draft_or_why(), format!("No draft: abstained ({words})."));
+        }
     }
 
     #[test]

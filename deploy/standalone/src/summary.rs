@@ -25,7 +25,11 @@ impl Summary {
         let gaps = self.agent.offset_gap_records + self.node.offset_gap_records;
         ensure!(gaps == 0, "the broker dropped {gaps} records before they were read");
         let fated = self.agent.packets_accepted + self.agent.packets_rejected.values().sum::<u64>();
-        ensure!(fated == self.agent.packets_received, "{} packets came, {fated} have a fate", self.agent.packets_received);
+        ensure!(
+            fated == self.agent.packets_received,
+            "{} packets came, {fated} have a fate",
+            self.agent.packets_received
+        );
         ensure!(
             interrupted || self.agent.packets_received >= self.replay.packets_sent,
             "{} packets were sent, {} came",
@@ -46,7 +50,11 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (agent, node) = (&self.agent, &self.node);
-        writeln!(f, "packets    {} sent, {} received, {} accepted", self.replay.packets_sent, agent.packets_received, agent.packets_accepted)?;
+        writeln!(
+            f,
+            "packets    {} sent, {} received, {} accepted",
+            self.replay.packets_sent, agent.packets_received, agent.packets_accepted
+        )?;
         writeln!(
             f,
             "windows    {}: {} accepted, {} marginal, {} rejected",
@@ -55,7 +63,16 @@ impl fmt::Display for Summary {
         for (reason, count) in agent.reject_reasons.iter().filter(|(_, n)| **n > 0) {
             writeln!(f, "             rejected for {reason}: {count}")?;
         }
-        writeln!(f, "drafts     {}, {} contradictions with the measurements", node.drafts, node.contradictions)?;
-        writeln!(f, "latency    p50 {:.0} ms, p99 {:.0} ms from last sample to draft", self.percentile(0.5), self.percentile(0.99))
+        writeln!(
+            f,
+            "drafts     {}, {} contradictions with the measurements",
+            node.drafts, node.contradictions
+        )?;
+        writeln!(
+            f,
+            "latency    p50 {:.0} ms, p99 {:.0} ms from last sample to draft",
+            self.percentile(0.5),
+            self.percentile(0.99)
+        )
     }
 }

@@ -92,8 +92,7 @@ fn header(out: &mut String, reading: &Reading, draft: &[String], height: f64) {
     for (i, line) in draft.iter().enumerate() {
         text(out, DRAFT_LEFT, TEXT_TOP + LINE_HEIGHT * i as f64, "value", line);
     }
-    let lineage = format!("bundle {}", reading.bundle_id);
-    text(out, DRAFT_LEFT, height - 7.0, "small", &lineage);
+    text(out, DRAFT_LEFT, height - 7.0, "small", &reading.lineage());
 }
 
 fn decision(out: &mut String, reading: &Reading) {

@@ -34,7 +34,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    service::telemetry::init_tracing();
+    service::telemetry::init_tracing("info");
     let mut settings: NodeSettings =
         service::settings::load_checked("node", arguments.config.as_deref()).context("read settings")?;
     settings.node.bundle = arguments.bundle.unwrap_or(settings.node.bundle);

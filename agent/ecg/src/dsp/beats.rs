@@ -1,11 +1,13 @@
-//! R peaks from all readable leads together.
+//! R peaks from all readable leads together, by two independent detectors.
 //!
-//! Place: after `filter`; `snr` and `measure` align on its peaks. Invariant: a peak's position depends on the window alone.
-//! Method: the leads' slopes, each scaled by its own size, are summed and smoothed over 60 ms; peaks stand out of an adaptive
-//! threshold with a 200 ms refractory time, search-back, and rejection of T waves, in the manner of Pan and Tompkins 1985.
+//! Place: after `filter`; `shapes`, `snr` and `measure` align on its peaks. Invariant: a peak's position depends on the window
+//! alone; the second detector never moves a peak, it only says how far the first can be believed.
+//! Methods: (1) the leads' slopes, each scaled by its own size, are summed and smoothed over 60 ms; peaks stand out of an
+//! adaptive threshold with a 200 ms refractory time, search-back, and rejection of T waves, in the manner of Pan and Tompkins
+//! 1985. (2) The leads' band-passed energy, where its 97 ms mean rises over its 611 ms mean, in the manner of Elgendi 2013.
 
 use super::quality::LeadSignals;
-use crate::SEGMENT_SAMPLES;
+use crate::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 
 const SLOPE_SPAN: usize = 5;
 const SMOOTHING: usize = 30;
@@ -17,23 +19,52 @@ const THRESHOLD_SHARE: f32 = 0.3;
 const SEARCH_BACK_SHARE: f32 = 0.15;
 const SEARCH_BACK_RR: f64 = 1.6;
 const BLOCK: usize = 625;
+/// A pacing pulse after the low-pass: at most this wide at half its height, and this much higher than all within its reach.
+const SPIKE_SAMPLES: usize = 5;
+const SPIKE_REACH: usize = 60;
+const SPIKE_SHARE: f32 = 0.35;
+/// Longest time from an atrial pulse to its QRS, samples.
+const CONDUCTION_MAX: usize = 175;
+/// Two detections of one beat lie within 150 ms (the match window of EC57).
+const MATCH_SAMPLES: usize = 75;
+/// Band-pass of the second detector: difference of these two moving means, about 6 to 30 Hz.
+const BAND_MEANS: [usize; 2] = [9, 45];
+/// Elgendi's event and cycle means, samples, and his share of the mean energy that a rise must exceed.
+const EVENT_MEAN: usize = 49;
+const CYCLE_MEAN: usize = 305;
+const RISE_SHARE: f32 = 0.08;
+/// A rise that is shorter than this is no QRS, samples.
+const RISE_SAMPLES_MIN: usize = 30;
 
-/// Sample indices of R peaks within the window, ascending.
-pub fn detect(signals: &[LeadSignals], readable: &[bool]) -> Vec<usize> {
+/// Beats of one window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beats {
+    /// Sample indices of R peaks within the window, ascending.
+    pub peaks: Vec<usize>,
+    /// Agreement of the two detectors: matched detections over all detections, 0..=1; 0 where neither finds a beat.
+    pub agreement: f32,
+}
+
+/// Finds the beats in the readable leads.
+pub fn detect(signals: &[LeadSignals], readable: &[bool]) -> Beats {
+    let peaks = by_slope(signals, readable);
+    let agreement = agreement(&peaks, &by_energy(signals, readable));
+    Beats { peaks, agreement }
+}
+
+fn by_slope(signals: &[LeadSignals], readable: &[bool]) -> Vec<usize> {
     let energy = slope_energy(signals, readable);
-    let mut maxima: Vec<f32> = energy
-        .chunks(BLOCK)
-        .map(|b| b.iter().copied().fold(0.0, f32::max))
-        .collect();
-    maxima.sort_by(f32::total_cmp);
-    let level = maxima.get(maxima.len() / 2).copied().unwrap_or(0.0);
+    let level = median_of_block_maxima(&energy);
     if level <= 0.0 {
         return Vec::new();
     }
-    let tops = local_maxima(&energy);
+    let mut tops = local_maxima(&energy);
+    let magnitude = magnitude(signals, readable);
+    tops.retain(|&top| energy[top] >= SEARCH_BACK_SHARE * level);
+    drop_atrial_pulses(&mut tops, &magnitude);
     let mut peaks = accept(&energy, &tops, THRESHOLD_SHARE * level);
     search_back(&energy, &tops, SEARCH_BACK_SHARE * level, &mut peaks);
-    let mut refined: Vec<usize> = peaks.into_iter().map(|peak| refine(signals, readable, peak)).collect();
+    let mut refined: Vec<usize> = peaks.into_iter().map(|peak| largest_near(&magnitude, peak)).collect();
     refined.dedup_by(|a, b| a.abs_diff(*b) < REFRACTORY / 2);
     refined
 }
@@ -46,24 +77,33 @@ fn slope_energy(signals: &[LeadSignals], readable: &[bool]) -> Vec<f32> {
         let slope: Vec<f32> = (0..SEGMENT_SAMPLES)
             .map(|i| (x[(i + SLOPE_SPAN).min(x.len() - 1)] - x[i.saturating_sub(SLOPE_SPAN)]).abs())
             .collect();
-        let mut tops: Vec<f32> = slope
-            .chunks(BLOCK)
-            .map(|b| b.iter().copied().fold(0.0, f32::max))
-            .collect();
-        tops.sort_by(f32::total_cmp);
-        let scale = tops[tops.len() / 2].max(10.0);
+        let scale = median_of_block_maxima(&slope).max(10.0);
         sum.iter_mut().zip(&slope).for_each(|(s, v)| *s += (v / scale).min(2.0));
     }
-    let mut cumulative = vec![0f64; SEGMENT_SAMPLES + 1];
-    for (i, v) in sum.iter().enumerate() {
-        cumulative[i + 1] = cumulative[i] + f64::from(*v);
-    }
-    (0..SEGMENT_SAMPLES)
+    moving_mean(&sum, SMOOTHING)
+}
+
+fn median_of_block_maxima(x: &[f32]) -> f32 {
+    let mut maxima: Vec<f32> = x
+        .chunks(BLOCK)
+        .map(|block| block.iter().copied().fold(0.0, f32::max))
+        .collect();
+    maxima.sort_by(f32::total_cmp);
+    maxima.get(maxima.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Mean over `width / 2` samples on each side, fewer at the ends.
+fn moving_mean(x: &[f32], width: usize) -> Vec<f32> {
+    let mut cumulative = Vec::with_capacity(x.len() + 1);
+    let mut total = 0f64;
+    cumulative.push(total);
+    cumulative.extend(x.iter().map(|&v| {
+        total += f64::from(v);
+        total
+    }));
+    (0..x.len())
         .map(|i| {
-            let (from, to) = (
-                i.saturating_sub(SMOOTHING / 2),
-                (i + SMOOTHING / 2 + 1).min(SEGMENT_SAMPLES),
-            );
+            let (from, to) = (i.saturating_sub(width / 2), (i + width / 2 + 1).min(x.len()));
             ((cumulative[to] - cumulative[from]) / (to - from) as f64) as f32
         })
         .collect()
@@ -74,7 +114,7 @@ fn local_maxima(energy: &[f32]) -> Vec<usize> {
     let reach = REFRACTORY / 2;
     let is_top = |&i: &usize| {
         let (from, to) = (i.saturating_sub(reach), (i + reach + 1).min(energy.len()));
-        energy[from..i].iter().all(|&v| v < energy[i]) && energy[i..to].iter().all(|&v| v <= energy[i])
+        energy[from..i].iter().rev().all(|&v| v < energy[i]) && energy[i..to].iter().all(|&v| v <= energy[i])
     };
     (0..energy.len()).filter(is_top).collect()
 }
@@ -115,20 +155,100 @@ fn search_back(energy: &[f32], tops: &[usize], threshold: f32, peaks: &mut Vec<u
     peaks.sort_unstable();
 }
 
-/// Moves a peak to the largest vector magnitude within 50 ms.
-fn refine(signals: &[LeadSignals], readable: &[bool], peak: usize) -> usize {
-    let magnitude = |i: usize| -> f32 {
-        signals
-            .iter()
-            .zip(readable)
-            .filter(|(_, ok)| **ok)
-            .map(|(s, _)| s.filtered[i] * s.filtered[i])
-            .sum()
-    };
-    let range = peak.saturating_sub(25)..(peak + 26).min(SEGMENT_SAMPLES);
-    range
-        .max_by(|&a, &b| magnitude(a).total_cmp(&magnitude(b)).then(b.cmp(&a)))
+/// Square root of the sum of squares over the readable leads.
+fn magnitude(signals: &[LeadSignals], readable: &[bool]) -> Vec<f32> {
+    let mut sum = vec![0f32; SEGMENT_SAMPLES];
+    for (signal, _) in signals.iter().zip(readable).filter(|(_, ok)| **ok) {
+        sum.iter_mut().zip(&signal.filtered).for_each(|(s, v)| *s += v * v);
+    }
+    sum.into_iter().map(f32::sqrt).collect()
+}
+
+/// The largest magnitude within 50 ms of a peak.
+fn largest_near(magnitude: &[f32], peak: usize) -> usize {
+    (peak.saturating_sub(25)..(peak + 26).min(magnitude.len()))
+        .max_by(|&a, &b| magnitude[a].total_cmp(&magnitude[b]).then(b.cmp(&a)))
         .unwrap_or(peak)
+}
+
+/// Removes pacing pulses that a QRS of its own follows; a ventricular pulse stands for its QRS.
+fn drop_atrial_pulses(tops: &mut Vec<usize>, magnitude: &[f32]) {
+    let spike: Vec<bool> = tops.iter().map(|&top| is_spike(magnitude, top)).collect();
+    let conducted = |i: usize| i + 1 < tops.len() && !spike[i + 1] && tops[i + 1] - tops[i] <= CONDUCTION_MAX;
+    let kept = (0..tops.len()).filter(|&i| !(spike[i] && conducted(i)));
+    *tops = kept.map(|i| tops[i]).collect();
+}
+
+/// True for a peak that is half as high for less than 10 ms and stands alone.
+fn is_spike(magnitude: &[f32], peak: usize) -> bool {
+    let top = largest_near(magnitude, peak);
+    let (from, to) = (
+        top.saturating_sub(SPIKE_REACH),
+        (top + SPIKE_REACH + 1).min(magnitude.len()),
+    );
+    let high = |i: &usize| magnitude[*i] >= magnitude[top] / 2.0;
+    let width = (from..top).rev().take_while(high).count() + (top..to).take_while(high).count();
+    let mut around = (from..to).filter(|i| i.abs_diff(top) > SPIKE_SAMPLES);
+    width <= SPIKE_SAMPLES && around.all(|i| magnitude[i] < SPIKE_SHARE * magnitude[top])
+}
+
+/// The second detector: middles of the rises of the leads' band-passed energy.
+fn by_energy(signals: &[LeadSignals], readable: &[bool]) -> Vec<usize> {
+    let mut energy = vec![0f32; SEGMENT_SAMPLES];
+    for (signal, _) in signals.iter().zip(readable).filter(|(_, ok)| **ok) {
+        let [narrow, wide] = BAND_MEANS.map(|width| moving_mean(&signal.filtered, width));
+        let band: Vec<f32> = narrow.iter().zip(&wide).map(|(a, b)| (a - b) * (a - b)).collect();
+        let scale = median_of_block_maxima(&band).max(25.0);
+        energy
+            .iter_mut()
+            .zip(&band)
+            .for_each(|(s, v)| *s += (v / scale).min(2.0));
+    }
+    let mean = energy.iter().sum::<f32>() / SEGMENT_SAMPLES as f32;
+    let (event, cycle) = (moving_mean(&energy, EVENT_MEAN), moving_mean(&energy, CYCLE_MEAN));
+    let rises = |i: usize| event[i] > cycle[i] + RISE_SHARE * mean;
+    let mut beats: Vec<usize> = Vec::new();
+    let mut start = 0;
+    while start < SEGMENT_SAMPLES {
+        let end = (start..SEGMENT_SAMPLES).find(|&i| !rises(i)).unwrap_or(SEGMENT_SAMPLES);
+        // a beat that the window cuts is short
+        let cut = start == 0 || end == SEGMENT_SAMPLES;
+        if end > start && (cut || end - start >= RISE_SAMPLES_MIN) {
+            let top = (start..end).fold(start, |top, i| if event[i] > event[top] { i } else { top });
+            match beats.last_mut() {
+                Some(last) if top - *last < REFRACTORY => {
+                    if event[top] > event[*last] {
+                        *last = top;
+                    }
+                }
+                _ => beats.push(top),
+            }
+        }
+        start = end.max(start) + 1;
+    }
+    beats
+}
+
+/// Matched detections over all detections; those of either list near the ends do not count where the other lacks them.
+fn agreement(a: &[usize], b: &[usize]) -> f32 {
+    let near = |x: usize, others: &[usize]| others.iter().any(|&o| o.abs_diff(x) <= MATCH_SAMPLES);
+    let inside = |x: usize| (REFRACTORY..SEGMENT_SAMPLES - REFRACTORY).contains(&x);
+    let (mut matched, mut all) = (0, 0);
+    for (own, other) in [(a, b), (b, a)] {
+        for &x in own {
+            let found = near(x, other);
+            matched += usize::from(found);
+            all += usize::from(found || inside(x));
+        }
+    }
+    if all == 0 { 0.0 } else { matched as f32 / all as f32 }
+}
+
+/// Rate by the mean interval, which is what counts in atrial fibrillation; None for fewer than two peaks.
+pub fn heart_rate_bpm(peaks: &[usize]) -> Option<f32> {
+    let (first, last) = peaks.first().zip(peaks.last()).filter(|(first, last)| first < last)?;
+    let mean_rr = (last - first) as f32 / (peaks.len() - 1) as f32;
+    Some(60.0 * SAMPLE_RATE_HZ as f32 / mean_rr)
 }
 
 /// Median distance of neighbouring peaks, samples.
@@ -141,19 +261,20 @@ pub fn median_interval(peaks: &[usize]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dsp::testing::{beat_train, lead_signals};
+    use crate::dsp::testing::{beat_train, lead_signals, white_noise};
 
     #[test]
     fn beats_are_found_where_they_are_at_every_rate() {
         for bpm in [40.0, 75.0, 150.0, 200.0] {
             let (signal, truth) = beat_train(bpm);
             let signals = lead_signals(&signal);
-            let found = detect(&signals, &vec![true; signals.len()]);
-            assert_eq!(found.len(), truth.len(), "{bpm} bpm: {found:?} but {truth:?}");
+            let Beats { peaks, agreement } = detect(&signals, &vec![true; signals.len()]);
+            assert_eq!(peaks.len(), truth.len(), "{bpm} bpm: {peaks:?} but {truth:?}");
             assert!(
-                found.iter().zip(&truth).all(|(a, b)| a.abs_diff(*b) <= 5),
-                "{bpm} bpm: {found:?} but {truth:?}"
+                peaks.iter().zip(&truth).all(|(a, b)| a.abs_diff(*b) <= 5),
+                "{bpm} bpm: {peaks:?} but {truth:?}"
             );
+            assert_eq!(agreement, 1.0, "{bpm} bpm");
         }
     }
 
@@ -161,6 +282,25 @@ mod tests {
     fn a_flat_window_has_no_beats() {
         let flat = vec![0.0; SEGMENT_SAMPLES];
         let signals = lead_signals(&flat);
-        assert!(detect(&signals, &vec![true; signals.len()]).is_empty());
+        assert_eq!(detect(&signals, &vec![true; signals.len()]), Beats::default());
+    }
+
+    #[test]
+    fn atrial_pacing_pulses_are_no_beats() {
+        let (mut signal, truth) = beat_train(60.0);
+        for p in &truth[1..] {
+            signal[p - 110..p - 107].copy_from_slice(&[1500.0, 2500.0, 1000.0]);
+        }
+        let signals = lead_signals(&signal);
+        let found = detect(&signals, &vec![true; signals.len()]).peaks;
+        assert_eq!(found.len(), truth.len(), "{found:?} but {truth:?}");
+    }
+
+    #[test]
+    fn the_detectors_disagree_on_noise() {
+        let noise: Vec<f32> = white_noise(SEGMENT_SAMPLES).map(|v| 200.0 * v).collect();
+        let signals = lead_signals(&noise);
+        let beats = detect(&signals, &vec![true; signals.len()]);
+        assert!(beats.agreement < 0.8, "{beats:?}");
     }
 }

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod measure;
 pub mod quality;
 pub mod resample;
+pub mod shapes;
 pub mod snr;
 #[cfg(test)]
 mod testing;
@@ -16,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::segment::{LeadOrigin, LeadQuality, Reason, Segment};
 use crate::window::Context;
-use crate::{LEADS, SEGMENT_SAMPLES, id};
-use filter::Frame;
+use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES, id};
+use filter::{Band, Frame};
 use quality::LeadSignals;
 
 /// Name of this chain of operations, in segments, ids and bundles.
@@ -68,7 +69,13 @@ pub fn analyse(context: &Context, config: &DspConfig) -> Segment {
     let window = context.before..context.before + SEGMENT_SAMPLES;
     let (frames, gaps) = bridged(context, window.clone());
     let mains_hz = mains(&frames[window.clone()], config);
-    let filtered = filter::zero_phase(&frames, config.high_pass_hz, config.low_pass_hz, mains_hz);
+    let band = Band {
+        high_pass_hz: config.high_pass_hz,
+        low_pass_hz: config.low_pass_hz,
+        notch_hz: mains_hz,
+    };
+    let padding = [context.before, context.after].map(|there| CONTEXT_SAMPLES.saturating_sub(there));
+    let filtered = filter::zero_phase(&frames, &band, padding);
     let clean = &filtered.frames[window.clone()];
     let line = mains_hz.map_or([0.0; LEADS], |hz| filter::line_amplitude(&frames[window.clone()], hz));
     let signals: Vec<LeadSignals> = (0..LEADS)
@@ -84,28 +91,20 @@ pub fn analyse(context: &Context, config: &DspConfig) -> Segment {
         })
         .collect();
     let flags: Vec<Vec<Reason>> = signals.iter().map(|s| quality::signal_flags(s, config)).collect();
-    let readable: Vec<bool> = flags
-        .iter()
-        .map(|f| f.iter().all(|r| matches!(r, Reason::Baseline | Reason::Mains)))
-        .collect();
+    let readable: Vec<bool> = flags.iter().map(|f| f.iter().all(quality::readable)).collect();
     let beats = beats::detect(&signals, &readable);
-    let snr_db: Vec<Option<f32>> = signals
-        .iter()
-        .zip(&readable)
-        .map(|(s, &ok)| {
-            if ok {
-                snr::window_power_db(&s.filtered, &beats)
-            } else {
-                None
-            }
-        })
-        .collect();
-    let mut measurements = measure::measure(&signals, &readable, &beats);
+    let groups = shapes::group(&signals, &readable, &beats.peaks);
+    let layout = snr::Layout::new(&groups, SEGMENT_SAMPLES);
+    let snr_db = |lead: usize| {
+        let layout = layout.as_ref().filter(|_| readable[lead])?;
+        snr::window_power_db(&signals[lead].filtered, layout)
+    };
+    let mut measurements = measure::measure(&signals, &readable, &beats.peaks, &groups);
     measurements.mains_hz = mains_hz.map(|hz| hz as f32);
     let quality: [LeadQuality; LEADS] = std::array::from_fn(|lead| {
-        quality::lead_quality(&signals[lead], &flags[lead], snr_db[lead], context.origin[lead], config)
+        quality::lead_quality(&signals[lead], &flags[lead], snr_db(lead), context.origin[lead], config)
     });
-    let (decision, reasons) = quality::gate(&quality, &signals, &measurements, context.paced, config);
+    let (decision, reasons) = quality::gate(&quality, &signals, &beats, context.paced, &config.quality);
     assemble(context, &signals, quality, measurements, decision, reasons)
 }
 
@@ -217,5 +216,147 @@ fn assemble(
         stat: context.stat,
         context_before: context.before > 0,
         context_after: context.after > 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{beat_train, white_noise};
+    use super::*;
+    use crate::lead::Lead;
+    use crate::segment::Decision;
+
+    /// The train on every lead, each with its own size, and noise of `noise_uv`.
+    fn context(bpm: f64, noise_uv: f32) -> Context {
+        let (signal, _) = beat_train(bpm);
+        let noise: Vec<f32> = white_noise(LEADS * SEGMENT_SAMPLES).map(|v| noise_uv * v).collect();
+        let lead = |l: usize| {
+            let own = &noise[l * SEGMENT_SAMPLES..][..SEGMENT_SAMPLES];
+            signal
+                .iter()
+                .zip(own)
+                .map(|(s, n)| s * (0.5 + 0.1 * l as f32) + n)
+                .collect()
+        };
+        Context {
+            stream_id: "bed".into(),
+            boot_id: 1,
+            start_sample: 0,
+            start_time_us: 0,
+            last_gateway_time_us: 0,
+            source_rate_hz: 500.0,
+            samples_uv: (0..LEADS).map(lead).collect(),
+            before: 0,
+            after: 0,
+            origin: [LeadOrigin::Measured; LEADS],
+            lead_off: [false; LEADS],
+            saturated: [false; LEADS],
+            paced: false,
+            stat: false,
+        }
+    }
+
+    #[track_caller]
+    fn check(context: &Context, decision: Decision, reasons: &[Reason]) {
+        let segment = analyse(context, &DspConfig::default());
+        assert_eq!((segment.decision, &segment.reasons[..]), (decision, reasons));
+    }
+
+    #[test]
+    fn clean_beats_are_accepted_and_measured() {
+        let segment = analyse(&context(72.0, 10.0), &DspConfig::default());
+        assert_eq!((segment.decision, segment.reasons.len()), (Decision::Accept, 0));
+        assert!((segment.measurements.heart_rate_bpm.unwrap() - 72.0).abs() < 0.5);
+        assert!(segment.quality.iter().all(|q| q.usable && q.snr_db.unwrap() > 15.0));
+        assert_eq!(segment.filtered.len(), LEADS * SEGMENT_SAMPLES);
+    }
+
+    #[test]
+    fn noise_louder_than_the_beats_is_rejected() {
+        check(
+            &context(72.0, 400.0),
+            Decision::Reject,
+            &[Reason::SnrLow, Reason::LeadCount, Reason::RhythmUnusual],
+        );
+    }
+
+    #[test]
+    fn volts_taken_for_millivolts_are_a_unit_error() {
+        let mut wrong = context(72.0, 10.0);
+        wrong.samples_uv.iter_mut().flatten().for_each(|v| *v *= 30.0);
+        check(&wrong, Decision::Reject, &[Reason::UnitSuspect]);
+    }
+
+    #[test]
+    fn one_bad_lead_is_named_and_five_reject() {
+        let mut off = context(72.0, 10.0);
+        off.lead_off[Lead::V1.index()] = true;
+        off.samples_uv[Lead::V2.index()].fill(3.0);
+        off.samples_uv[Lead::V3.index()][1000..1200].fill(f32::NAN);
+        off.samples_uv[Lead::V4.index()][1000] = f32::INFINITY;
+        let named = [Reason::Flat, Reason::NonFinite, Reason::LeadOff, Reason::Gap];
+        check(&off, Decision::Marginal, &named);
+        off.saturated[Lead::V5.index()] = true;
+        check(
+            &off,
+            Decision::Reject,
+            &[
+                Reason::Flat,
+                Reason::Saturated,
+                Reason::NonFinite,
+                Reason::LeadOff,
+                Reason::Gap,
+                Reason::LeadCount,
+            ],
+        );
+    }
+
+    #[test]
+    fn a_line_is_notched_out_and_paced_rhythm_is_rejected() {
+        let mut hum = context(72.0, 10.0);
+        for lead in &mut hum.samples_uv {
+            for (i, v) in lead.iter_mut().enumerate() {
+                *v += 100.0 * (std::f32::consts::TAU * 0.1 * i as f32).sin();
+            }
+        }
+        let segment = analyse(&hum, &DspConfig::default());
+        assert_eq!(segment.measurements.mains_hz, Some(50.0));
+        assert!((segment.quality[3].mains_uv - 100.0).abs() < 5.0);
+        assert!(segment.quality[3].snr_db.unwrap() > 15.0);
+        hum.paced = true;
+        check(&hum, Decision::Reject, &[Reason::Paced]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn no_context_panics_and_the_same_context_gives_the_same_segment(
+            before in 0usize..=2500,
+            after in 0usize..=2500,
+            spikes in proptest::collection::vec((0usize..LEADS, 0usize..10_000, -40_000f32..40_000.0), 0..300),
+            holes in proptest::collection::vec((0usize..LEADS, 0usize..10_000, 1usize..9000), 0..12),
+            scale in 0f32..3.0,
+        ) {
+            let mut wild = context(90.0, 60.0);
+            (wild.before, wild.after) = (before, after);
+            for lead in &mut wild.samples_uv {
+                let train: Vec<f32> = lead.iter().map(|v| v * scale).collect();
+                *lead = train.iter().cycle().take(before + SEGMENT_SAMPLES + after).copied().collect();
+            }
+            for (lead, at, value) in spikes {
+                let n = wild.samples_uv[lead].len();
+                wild.samples_uv[lead][at % n] = value;
+            }
+            for (lead, at, length) in holes {
+                let n = wild.samples_uv[lead].len();
+                wild.samples_uv[lead][at % n..(at % n + length).min(n)].fill(f32::NAN);
+            }
+            let segment = analyse(&wild, &DspConfig::default());
+            prop_assert!(segment.quality.iter().all(|q| q.snr_db.is_none_or(f32::is_finite)));
+            prop_assert_eq!(segment, analyse(&wild, &DspConfig::default()));
+        }
     }
 }

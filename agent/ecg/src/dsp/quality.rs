@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::DspConfig;
-use crate::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason};
+use super::beats::{Beats, heart_rate_bpm};
+use crate::segment::{Decision, LeadOrigin, LeadQuality, Reason};
 use crate::{LEADS, SEGMENT_SAMPLES};
 
 /// Limits of the gate.
@@ -27,9 +28,9 @@ pub struct Limits {
     pub snr_median_db_min: f32,
     /// Median ratio below which the window is marginal, decibels.
     pub snr_median_db_marginal: f32,
-    /// Median range of the filtered leads that is believable, microvolts.
+    /// Median over leads of the QRS's range that is believable, microvolts.
     pub amplitude_uv_min: f32,
-    /// Median range of the filtered leads that is believable, microvolts.
+    /// Median over leads of the QRS's range that is believable, microvolts.
     pub amplitude_uv_max: f32,
     /// Baseline wander beyond which a lead is flagged, microvolts peak to peak.
     pub baseline_uv_max: f32,
@@ -37,6 +38,10 @@ pub struct Limits {
     pub mains_uv_max: f32,
     /// Usable leads below which the window is rejected.
     pub leads_usable_min: usize,
+    /// Agreement of the two beat detectors below which the window is rejected, 0..=1.
+    pub agreement_min: f32,
+    /// Agreement below which the window is marginal, 0..=1.
+    pub agreement_marginal: f32,
     /// Heart rates outside of these are flagged, beats a minute.
     pub heart_rate_bpm_min: f32,
     /// Heart rates outside of these are flagged, beats a minute.
@@ -51,13 +56,15 @@ impl Default for Limits {
             saturated_run_min: 25,
             saturated_uv_min: 3000.0,
             snr_db_min: 0.0,
-            snr_median_db_min: 5.0,
-            snr_median_db_marginal: 9.0,
+            snr_median_db_min: 7.0,
+            snr_median_db_marginal: 10.0,
             amplitude_uv_min: 100.0,
             amplitude_uv_max: 10_000.0,
             baseline_uv_max: 1500.0,
             mains_uv_max: 150.0,
             leads_usable_min: 8,
+            agreement_min: 0.5,
+            agreement_marginal: 0.8,
             heart_rate_bpm_min: 20.0,
             heart_rate_bpm_max: 250.0,
         }
@@ -85,6 +92,7 @@ pub fn signal_flags(lead: &LeadSignals, config: &DspConfig) -> Vec<Reason> {
     let tests = [
         (Reason::Flat, lead.missing || is_flat(lead.raw, limits)),
         (Reason::Saturated, lead.saturated || is_saturated(lead.raw, limits)),
+        (Reason::NonFinite, lead.raw.iter().any(|v| v.is_infinite())),
         (Reason::LeadOff, lead.lead_off),
         (Reason::Mains, lead.mains_uv > limits.mains_uv_max),
         (Reason::Baseline, lead.baseline_uv > limits.baseline_uv_max),
@@ -98,6 +106,11 @@ pub fn signal_flags(lead: &LeadSignals, config: &DspConfig) -> Vec<Reason> {
         .filter(|(_, wrong)| *wrong)
         .map(|(reason, _)| reason)
         .collect()
+}
+
+/// True for a flag that leaves a lead's beats readable.
+pub fn readable(flag: &Reason) -> bool {
+    matches!(flag, Reason::Baseline | Reason::Mains)
 }
 
 fn is_flat(raw: &[f32], limits: &Limits) -> bool {
@@ -136,13 +149,12 @@ pub fn lead_quality(
     config: &DspConfig,
 ) -> LeadQuality {
     let mut flags = flags.to_vec();
-    if snr_db.is_some_and(|db| db < config.quality.snr_db_min) {
+    let low = |db: f32| db < config.quality.snr_db_min;
+    if snr_db.is_none_or(low) && flags.iter().all(readable) {
         flags.push(Reason::SnrLow);
     }
     flags.sort_unstable();
-    let usable = flags
-        .iter()
-        .all(|reason| matches!(reason, Reason::Baseline | Reason::Mains));
+    let usable = flags.iter().all(readable);
     LeadQuality {
         snr_db,
         baseline_uv: lead.baseline_uv,
@@ -157,46 +169,54 @@ pub fn lead_quality(
 pub fn gate(
     quality: &[LeadQuality; LEADS],
     signals: &[LeadSignals],
-    measured: &Measurements,
+    beats: &Beats,
     paced: bool,
-    config: &DspConfig,
+    limits: &Limits,
 ) -> (Decision, Vec<Reason>) {
-    let limits = &config.quality;
-    let usable = quality.iter().filter(|q| q.usable).count();
     let mut rejects: Vec<Reason> = Vec::new();
     let mut concerns: Vec<Reason> = quality.iter().flat_map(|q| q.flags.iter().copied()).collect();
-    if usable < limits.leads_usable_min {
-        rejects.push(Reason::LeadCount);
-    } else {
-        let amplitude = median(
-            quality
-                .iter()
-                .zip(signals)
-                .filter(|(q, _)| q.usable)
-                .map(|(_, s)| range(&s.filtered)),
-        );
-        if !amplitude.is_some_and(|a| a >= limits.amplitude_uv_min && a <= limits.amplitude_uv_max) {
-            rejects.push(Reason::UnitSuspect);
+    let usable: Vec<usize> = (0..LEADS).filter(|&lead| quality[lead].usable).collect();
+    // an unknown ratio counts as the worst: noise hides the beats
+    let ratios = quality.iter().zip(signals).filter(|(_, s)| !s.missing);
+    let snr_db = median(ratios.map(|(q, _)| q.snr_db.unwrap_or(f32::MIN)));
+    let amplitude_uv = median(
+        usable
+            .iter()
+            .map(|&lead| qrs_range(&signals[lead].filtered, &beats.peaks)),
+    );
+    let bpm = heart_rate_bpm(&beats.peaks);
+    let tests = [
+        (Reason::LeadCount, usable.len() < limits.leads_usable_min, false),
+        (
+            Reason::UnitSuspect,
+            amplitude_uv.is_some_and(|uv| !(limits.amplitude_uv_min..=limits.amplitude_uv_max).contains(&uv)),
+            false,
+        ),
+        below(
+            Reason::SnrLow,
+            snr_db,
+            limits.snr_median_db_min,
+            limits.snr_median_db_marginal,
+        ),
+        below(
+            Reason::RhythmUnusual,
+            Some(beats.agreement),
+            limits.agreement_min,
+            limits.agreement_marginal,
+        ),
+        (
+            Reason::RhythmUnusual,
+            !bpm.is_some_and(|bpm| (limits.heart_rate_bpm_min..=limits.heart_rate_bpm_max).contains(&bpm)),
+            false,
+        ),
+        (Reason::Paced, paced, false),
+    ];
+    for (reason, reject, concern) in tests {
+        if reject {
+            rejects.push(reason);
+        } else if concern {
+            concerns.push(reason);
         }
-        // an unknown ratio counts as the worst: noise hides the beats
-        let snr = median(
-            quality
-                .iter()
-                .filter(|q| q.usable)
-                .map(|q| q.snr_db.unwrap_or(f32::MIN)),
-        );
-        match snr {
-            Some(db) if db >= limits.snr_median_db_marginal => {}
-            Some(db) if db >= limits.snr_median_db_min => concerns.push(Reason::SnrLow),
-            _ => rejects.push(Reason::SnrLow),
-        }
-        match measured.heart_rate_bpm {
-            Some(bpm) if (limits.heart_rate_bpm_min..=limits.heart_rate_bpm_max).contains(&bpm) => {}
-            _ => rejects.push(Reason::RhythmUnusual),
-        }
-    }
-    if paced {
-        rejects.push(Reason::Paced);
     }
     let decision = match (rejects.is_empty(), concerns.is_empty()) {
         (false, _) => Decision::Reject,
@@ -209,8 +229,16 @@ pub fn gate(
     (decision, rejects)
 }
 
-fn range(samples: &[f32]) -> f32 {
-    super::peak_to_peak(samples)
+/// A reason to reject below one limit and to be concerned below the other; no value is below both.
+fn below(reason: Reason, value: Option<f32>, reject: f32, concern: f32) -> (Reason, bool, bool) {
+    let under = |limit: f32| value.is_none_or(|v| v < limit);
+    (reason, under(reject), under(concern))
+}
+
+/// Median over beats of the range within 60 ms of R.
+fn qrs_range(samples: &[f32], peaks: &[usize]) -> f32 {
+    let range = |&peak: &usize| super::peak_to_peak(&samples[peak.saturating_sub(30)..(peak + 31).min(samples.len())]);
+    median(peaks.iter().map(range)).unwrap_or(0.0)
 }
 
 fn median(values: impl Iterator<Item = f32>) -> Option<f32> {

@@ -1,0 +1,222 @@
+//! An embedded broker, packets of shipped recordings, and a drafter without a model.
+//!
+//! Place: under `stream` and `node`. Invariant: every topic has one partition, so a marker that is sent after the
+//! processes stopped is the last record, and reading up to it reads all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::metrics::AgentSummary;
+use agent::settings::AgentSettings;
+use bedside::recording::Recording;
+use ecg::packet::{Packet, PacketLead};
+use ecg::report::{BundleLineage, DecodeParameters};
+use ecg::segment::LeadOrigin;
+use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
+use model::generate::Finish;
+use node::drafter::{DraftText, Drafter};
+use node::metrics::NodeSummary;
+use node::settings::NodeSettings;
+use prometheus::Registry;
+use service::kafka::KafkaSettings;
+use service::kafka::embedded::EmbeddedBroker;
+use service::kafka::sink::Sink;
+use service::kafka::source::{Event, Record, Source};
+use service::shutdown::Shutdown;
+use tokio::task::JoinHandle;
+
+pub const STREAM: &str = "bed-01";
+/// How long a record is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+const MARKER: &[u8] = b"end of test";
+
+/// Root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Three recordings that the gate accepts.
+pub fn recordings() -> Vec<Recording> {
+    let names = ["00000/00020_hr", "13000/13246_hr", "10000/10452_hr"];
+    let header = |name| root().join(format!("tests/data/ptbxl/records500/{name}.hea"));
+    names.map(|name| Recording::load(&header(name)).unwrap()).into()
+}
+
+/// The recordings end to end as one stream, in packets of so many samples, and the heartbeat that ends it.
+pub fn packets(recordings: &[Recording], packet_samples: usize) -> Vec<Packet> {
+    let end = recordings.len() * SEGMENT_SAMPLES;
+    let heartbeat = |first: usize| Packet {
+        stream_id: STREAM.to_owned(),
+        device_id: "monitor-1".to_owned(),
+        boot_id: 1,
+        sequence: first.div_ceil(packet_samples) as u64,
+        first_sample: first as i64,
+        device_time_us: 1_000_000 + (first as f64 * 1e6 / SAMPLE_RATE_HZ) as i64,
+        gateway_time_us: 1_000_000,
+        rate_hz: SAMPLE_RATE_HZ,
+        leads: vec![],
+        stat: false,
+        heartbeat: true,
+    };
+    let lead = |index: usize, first: usize| {
+        let range = first..(first + packet_samples).min(end);
+        let unit = |at: usize| recordings[at / SEGMENT_SAMPLES].leads[index].1[at % SEGMENT_SAMPLES].round() as i16;
+        PacketLead {
+            lead: recordings[0].leads[index].0,
+            samples: range.map(unit).collect(),
+            uv_per_unit: 1.0,
+            offset_uv: 0.0,
+            invalid: vec![],
+            pace: vec![],
+            saturated: vec![],
+            lead_off: false,
+            origin: LeadOrigin::Measured,
+        }
+    };
+    let full = |first: usize| Packet {
+        leads: (0..recordings[0].leads.len()).map(|index| lead(index, first)).collect(),
+        heartbeat: false,
+        ..heartbeat(first)
+    };
+    let starts = (0..end).step_by(packet_samples);
+    starts.map(full).chain([heartbeat(end + SEGMENT_SAMPLES)]).collect()
+}
+
+/// A broker and its settings.
+pub struct Rig {
+    kafka: KafkaSettings,
+    sink: Sink,
+    _broker: EmbeddedBroker,
+}
+
+/// A process in a task.
+pub struct Running<Summary> {
+    stop: Shutdown,
+    task: JoinHandle<anyhow::Result<Summary>>,
+}
+
+impl<Summary> Running<Summary> {
+    /// Stops it and waits for what it says.
+    pub async fn stop(self) -> Summary {
+        self.stop.trigger();
+        self.task.await.unwrap().unwrap()
+    }
+}
+
+impl Rig {
+    pub fn start() -> Self {
+        let broker = EmbeddedBroker::start(&topic::ALL.map(|name| (name, 1))).unwrap();
+        let base: AgentSettings = service::settings::load("agent", None).unwrap();
+        let kafka = broker.settings(&base.kafka);
+        Self {
+            sink: Sink::new(&kafka).unwrap(),
+            kafka,
+            _broker: broker,
+        }
+    }
+
+    pub fn agent(&self) -> Running<AgentSummary> {
+        let mut settings: AgentSettings = service::settings::load("agent", None).unwrap();
+        settings.kafka = self.kafka.clone();
+        settings.agent.metrics_address.clear();
+        let stop = Shutdown::new();
+        let task = tokio::spawn(agent::run(settings, stop.clone()));
+        Running { stop, task }
+    }
+
+    pub fn node(&self) -> Running<NodeSummary> {
+        let mut settings: NodeSettings = service::settings::load("node", None).unwrap();
+        settings.kafka = self.kafka.clone();
+        let stop = Shutdown::new();
+        let metrics = node::metrics::Metrics::new(&Registry::new()).unwrap();
+        let task = tokio::spawn(node::run(settings, Arc::new(SumDrafter), metrics, stop.clone()));
+        Running { stop, task }
+    }
+
+    /// Sends bytes as a monitor's gateway would.
+    pub async fn send_bytes(&self, payload: &[u8]) {
+        let key = Some(STREAM.as_bytes());
+        self.sink.send(topic::WAVEFORMS, key, payload, &[]).await.unwrap();
+    }
+
+    pub async fn send(&self, packets: &[Packet]) {
+        for packet in packets {
+            self.send_bytes(&packet.encode()).await;
+        }
+    }
+
+    /// Waits until a topic holds so many records.
+    pub async fn wait_for(&self, topic: &str, count: usize) {
+        let mut seen = 0;
+        self.read(topic, "wait", |_| {
+            seen += 1;
+            seen == count
+        })
+        .await;
+    }
+
+    /// Every record of a topic that nobody writes to any more.
+    pub async fn all(&self, topic: &str) -> Vec<Record> {
+        self.sink.send(topic, None, MARKER, &[]).await.unwrap();
+        let mut records = self.read(topic, "all", |record| record.payload == MARKER).await;
+        records.pop();
+        records
+    }
+
+    /// Records of a topic from its first on, up to and with the one that `is_last`.
+    async fn read(&self, topic: &str, reader: &str, mut is_last: impl FnMut(&Record) -> bool) -> Vec<Record> {
+        let (source, mut events) = Source::start(&self.kafka, &format!("{reader}-{topic}"), &[topic], 256).unwrap();
+        let mut records = Vec::new();
+        loop {
+            let event = tokio::time::timeout(WAIT_MAX, events.recv()).await;
+            match event
+                .unwrap_or_else(|_| panic!("{topic} stays at {} records", records.len()))
+                .unwrap()
+            {
+                Event::Record(record) => {
+                    let last = is_last(&record);
+                    records.push(record);
+                    if last {
+                        break;
+                    }
+                }
+                Event::Assigned(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        source.stop().await.unwrap();
+        records
+    }
+}
+
+/// Writes the sum of the samples, so that a text depends on every one of them.
+pub struct SumDrafter;
+
+impl Drafter for SumDrafter {
+    fn draft(&self, ecgs: &[Vec<f32>]) -> anyhow::Result<Vec<DraftText>> {
+        let text = |ecg: &Vec<f32>| DraftText {
+            text: format!("samples sum to {:.6}", ecg.iter().copied().map(f64::from).sum::<f64>()),
+            tokens: 4,
+            logprob_mean: -0.5,
+            logprob_min: -2.0,
+            finish: Finish::Stop,
+        };
+        Ok(ecgs.iter().map(text).collect())
+    }
+
+    fn lineage(&self) -> BundleLineage {
+        BundleLineage {
+            bundle_id: "sum".to_owned(),
+            ..BundleLineage::default()
+        }
+    }
+
+    fn decode_parameters(&self) -> DecodeParameters {
+        DecodeParameters {
+            strategy: "greedy".to_owned(),
+            max_tokens: 4,
+            ..DecodeParameters::default()
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Packets in, drafts out: the real agent and node with the embedded broker between them, and a drafter without a model.
+//!
+//! Place: the whole way of a sample. Invariant: held here is what no single package can promise: one draft a window, the
+//! same for any packetization, and nothing lost or doubled by bad bytes or a restart.
+
+use std::collections::BTreeSet;
+
+use ecg::packet::Packet;
+use ecg::report::DraftReport;
+use ecg::segment::Segment;
+use ecg::topic;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::rig::{Rig, STREAM, packets, recordings};
+
+/// 250 ms at 500 Hz, as the bedside sends.
+const PACKET_SAMPLES: usize = 125;
+/// Packets that change places stay within this, well under the agent's lateness of 1000 samples.
+const SHUFFLED_SAMPLES: usize = 700;
+/// Garbage of three kinds: no Protobuf, nothing at all, a field that ends too early.
+const GARBAGE: [&[u8]; 3] = [b"\xff\xff\xff\xff", b"", b"\x12\x7fshort"];
+
+/// What must not depend on how samples travelled: segment id, hash of its samples, text.
+type Essence = (String, String, String);
+
+fn essence(draft: &DraftReport) -> Essence {
+    let text = draft
+        .text
+        .clone()
+        .unwrap_or_else(|| panic!("abstained: {:?}", draft.abstain));
+    (draft.segment_id.clone(), draft.segment_sha256.clone(), text)
+}
+
+/// Sends packets through agent and node and returns all drafts, in the order of the stream.
+async fn drafts_of(packets: &[Packet], windows: usize) -> Vec<DraftReport> {
+    let rig = Rig::start();
+    let (agent, node) = (rig.agent(), rig.node());
+    rig.send(packets).await;
+    rig.wait_for(topic::REPORTS, windows).await;
+    let (agent, node) = (agent.stop().await, node.stop().await);
+    assert_eq!(agent.packets_accepted, packets.len() as u64);
+    assert_eq!((agent.windows, agent.segments_rejected), (windows as u64, 0));
+    assert_eq!((node.drafts, node.duplicates), (windows as u64, 0));
+    let records = rig.all(topic::REPORTS).await;
+    let mut drafts: Vec<DraftReport> = records
+        .iter()
+        .map(|record| serde_json::from_slice(&record.payload).unwrap())
+        .collect();
+    drafts.sort_by_key(|draft| draft.start_sample);
+    drafts
+}
+
+/// Packets in another order within the lateness, every fifth of them twice; the farewell stays last.
+fn disturbed(mut packets: Vec<Packet>, packet_samples: usize) -> Vec<Packet> {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let farewell = packets.pop().unwrap();
+    let mut sent = Vec::new();
+    for block in packets.chunks_mut(SHUFFLED_SAMPLES / packet_samples) {
+        block.shuffle(&mut rng);
+        sent.extend_from_slice(block);
+        sent.extend(block.iter().step_by(5).cloned());
+    }
+    sent.push(farewell);
+    sent
+}
+
+fn segments(records: &[service::kafka::source::Record]) -> Vec<(String, i64, String)> {
+    let segments = records.iter().map(|record| Segment::decode(&record.payload).unwrap());
+    segments
+        .map(|segment| (segment.id, segment.start_sample, segment.samples_sha256))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_window_has_one_draft_with_its_own_id() {
+    let recordings = recordings();
+    let drafts = drafts_of(&packets(&recordings, PACKET_SAMPLES), recordings.len()).await;
+    let starts: Vec<i64> = drafts.iter().map(|draft| draft.start_sample).collect();
+    assert_eq!(starts, [0, 5000, 10_000]);
+    assert!(
+        drafts
+            .iter()
+            .all(|draft| draft.stream_id == STREAM && draft.bundle.bundle_id == "sum")
+    );
+    let ids: BTreeSet<&str> = drafts
+        .iter()
+        .flat_map(|draft| [&*draft.draft_id, &*draft.segment_id])
+        .collect();
+    assert_eq!(ids.len(), 2 * drafts.len());
+    let texts: BTreeSet<String> = drafts.iter().map(|draft| essence(draft).2).collect();
+    assert_eq!(texts.len(), drafts.len(), "the texts depend on the samples");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_samples_in_any_packets_order_and_repetition_give_the_same_drafts() {
+    let recordings = recordings();
+    let plain = drafts_of(&packets(&recordings, PACKET_SAMPLES), recordings.len()).await;
+    let plain: Vec<Essence> = plain.iter().map(essence).collect();
+    // 100, 250 and 330 ms; the last does not divide a window
+    for packet_samples in [50, 125, 165] {
+        let sent = disturbed(packets(&recordings, packet_samples), packet_samples);
+        let drafts = drafts_of(&sent, recordings.len()).await;
+        assert_eq!(
+            drafts.iter().map(essence).collect::<Vec<_>>(),
+            plain,
+            "{packet_samples} samples a packet"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_dead_lettered_with_its_bytes_and_every_packet_is_counted_once() {
+    let recordings = &recordings()[..1];
+    let rig = Rig::start();
+    let agent = rig.agent();
+    let packets = packets(recordings, PACKET_SAMPLES);
+    let (before, after) = packets.split_at(packets.len() / 2);
+    rig.send(before).await;
+    for bytes in GARBAGE {
+        rig.send_bytes(bytes).await;
+    }
+    rig.send(after).await;
+    rig.wait_for(topic::SEGMENTS, 1).await;
+    let summary = agent.stop().await;
+    let rejected: u64 = summary.packets_rejected.values().sum();
+    assert_eq!(
+        (summary.packets_accepted, rejected),
+        (packets.len() as u64, GARBAGE.len() as u64)
+    );
+    assert_eq!(summary.packets_received, summary.packets_accepted + rejected);
+    let letters = rig.all(topic::DEAD_LETTERS).await;
+    assert_eq!(
+        letters.iter().map(|letter| &*letter.payload).collect::<Vec<_>>(),
+        GARBAGE
+    );
+    assert_eq!(rig.all(topic::SEGMENTS).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_stops_in_mid_stream_and_starts_again_makes_every_segment_once() {
+    let recordings = recordings();
+    let packets = packets(&recordings, PACKET_SAMPLES);
+    let unbroken = Rig::start();
+    let agent = unbroken.agent();
+    unbroken.send(&packets).await;
+    unbroken.wait_for(topic::SEGMENTS, recordings.len()).await;
+    agent.stop().await;
+    let expected = segments(&unbroken.all(topic::SEGMENTS).await);
+
+    let broken = Rig::start();
+    // sample 9000: the first window is out, the second is open
+    let (before, after) = packets.split_at(9000 / PACKET_SAMPLES);
+    let agent = broken.agent();
+    broken.send(before).await;
+    broken.wait_for(topic::SEGMENTS, 1).await;
+    assert_eq!(agent.stop().await.windows, 1);
+    broken.send(after).await;
+    let agent = broken.agent();
+    // readers commit nothing, so this one sees the first segment too
+    broken.wait_for(topic::SEGMENTS, recordings.len()).await;
+    let second = agent.stop().await;
+    assert_eq!(segments(&broken.all(topic::SEGMENTS).await), expected);
+    assert_eq!(second.windows, 2);
+    assert!(
+        second.packets_received > after.len() as u64,
+        "the open window's records are read again"
+    );
+}

@@ -1,0 +1,186 @@
+//! The house rules that the compiler does not hold.
+//!
+//! Place: reads sources, manifests, settings and dashboards as text. Invariant: a rule names the file that breaks it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use prometheus::Registry;
+
+use crate::rig::root;
+
+const FOLDERS: [&str; 5] = ["agent", "model", "pipeline", "deploy", "tests"];
+/// Folder of each package, and which of ours it may import; what joins them all is in [`JOINS`].
+const MAY_IMPORT: [(&str, &[&str]); 8] = [
+    ("agent", &["ecg", "service"]),
+    ("agent/bedside", &["ecg", "service"]),
+    ("agent/ecg", &[]),
+    ("agent/service", &[]),
+    ("model", &["ecg"]),
+    ("model/node", &["model", "ecg", "service"]),
+    ("pipeline", &["model", "score", "ecg"]),
+    ("pipeline/score", &[]),
+];
+const JOINS: [&str; 2] = ["deploy/standalone", "tests"];
+const OURS: [&str; 10] = [
+    "agent",
+    "bedside",
+    "ecg",
+    "model",
+    "node",
+    "pipeline",
+    "score",
+    "service",
+    "standalone",
+    "tests",
+];
+/// First part of a dependency's name, and the folders of packages that may not have it.
+const NEVER: [(&str, &[&str]); 3] = [
+    (
+        "rdkafka",
+        &[
+            "agent",
+            "agent/bedside",
+            "agent/ecg",
+            "model",
+            "model/node",
+            "pipeline",
+            "pipeline/score",
+        ],
+    ),
+    ("tokio", &["agent/ecg", "model", "pipeline/score"]),
+    (
+        "candle",
+        &["agent", "agent/bedside", "agent/ecg", "agent/service", "pipeline/score"],
+    ),
+];
+
+/// Files under a folder of the repository with an extension, sorted; none when the folder is missing.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            let hidden = path.file_name().unwrap().as_encoded_bytes().starts_with(b".");
+            if path.is_dir() && !hidden && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Names in the sections of a package's manifest that `which` picks; target-specific sections included.
+fn dependencies(folder: &str, which: &[&str]) -> BTreeSet<String> {
+    let manifest: toml::Table = text(&root().join(folder).join("Cargo.toml")).parse().unwrap();
+    let targets = manifest.get("target").and_then(toml::Value::as_table);
+    let mut tables: Vec<&toml::Table> = vec![&manifest];
+    tables.extend(
+        targets
+            .iter()
+            .flat_map(|targets| targets.values())
+            .filter_map(toml::Value::as_table),
+    );
+    let sections = tables
+        .iter()
+        .flat_map(|table| which.iter().filter_map(|name| table.get(*name)?.as_table()));
+    sections.flat_map(|section| section.keys().cloned()).collect()
+}
+
+/// True for `start` itself and for `start-` with anything after it.
+fn is_or_extends(name: &str, start: &str) -> bool {
+    name.strip_prefix(start)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+#[test]
+fn every_source_file_opens_with_what_it_is_for() {
+    let sources: Vec<PathBuf> = FOLDERS.iter().flat_map(|folder| files(folder, "rs")).collect();
+    assert!(sources.len() > 50, "only {} sources were found", sources.len());
+    let bare: Vec<&PathBuf> = sources.iter().filter(|path| !text(path).starts_with("//! ")).collect();
+    assert!(bare.is_empty(), "no `//! ` at the start of {bare:#?}");
+}
+
+#[test]
+fn every_package_imports_only_what_the_architecture_lets_it() {
+    let root_manifest: toml::Table = text(&root().join("Cargo.toml")).parse().unwrap();
+    let members = root_manifest["workspace"]["members"].as_array().unwrap();
+    let members: BTreeSet<&str> = members.iter().map(|member| member.as_str().unwrap()).collect();
+    let known: BTreeSet<&str> = MAY_IMPORT.iter().map(|(folder, _)| *folder).chain(JOINS).collect();
+    assert_eq!(members, known, "a package without a rule, or a rule without a package");
+    for (folder, may) in MAY_IMPORT {
+        for name in dependencies(folder, &["dependencies", "build-dependencies", "dev-dependencies"]) {
+            let ours = OURS.contains(&name.as_str());
+            assert!(!ours || may.contains(&name.as_str()), "{folder} imports {name}");
+        }
+    }
+    assert!(!dependencies("deploy/standalone", &["dependencies"]).contains("tests"));
+}
+
+#[test]
+fn kafka_is_only_in_service_and_neither_runtime_nor_tensors_are_where_they_do_not_belong() {
+    for (start, folders) in NEVER {
+        for folder in folders {
+            let names = dependencies(folder, &["dependencies", "build-dependencies"]);
+            let found: Vec<&String> = names.iter().filter(|name| is_or_extends(name, start)).collect();
+            assert!(found.is_empty(), "{folder} depends on {found:?}");
+        }
+    }
+    for folder in JOINS {
+        let names = dependencies(folder, &["dependencies", "dev-dependencies"]);
+        assert!(
+            !names.iter().any(|name| is_or_extends(name, "rdkafka")),
+            "{folder} depends on rdkafka"
+        );
+    }
+}
+
+#[test]
+fn every_setting_has_a_comment_above_it() {
+    let text = text(&root().join("config/default.toml"));
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_key = |line: &str| !line.starts_with(['#', '[']) && line.contains('=');
+    let keys = lines.iter().enumerate().filter(|(_, line)| is_key(line));
+    let bare: Vec<&str> = keys
+        .filter(|(at, _)| *at == 0 || !lines[at - 1].starts_with('#'))
+        .map(|(_, line)| *line)
+        .collect();
+    assert!(bare.is_empty(), "no comment above {bare:#?}");
+}
+
+/// Names of every series that agent, node and bedside export.
+fn series() -> BTreeSet<String> {
+    let registry = Registry::new();
+    let _agent = agent::metrics::Metrics::new(&registry).unwrap();
+    let _node = node::metrics::Metrics::new(&registry).unwrap();
+    let _bedside = bedside::metrics::Metrics::new(&registry).unwrap();
+    let mut names = BTreeSet::new();
+    for family in registry.gather() {
+        let name = family.name();
+        names.extend(["", "_bucket", "_sum", "_count"].map(|suffix| format!("{name}{suffix}")));
+    }
+    names
+}
+
+#[test]
+fn dashboards_ask_only_for_metrics_that_exist() {
+    let series = series();
+    assert!(series.contains("meit_agent_packets_received_total"));
+    for path in files("dashboards", "json") {
+        let text = text(&path);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = text.split(|c| !is_name(c)).filter(|word| word.starts_with("meit_"));
+        let unknown: BTreeSet<&str> = names.filter(|name| !series.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{} asks for {unknown:?}", path.display());
+    }
+}

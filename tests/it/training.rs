@@ -1,0 +1,97 @@
+//! Training from nothing on the shipped recordings, with tiny sizes: it learns, and a killed run resumes to the same bundle.
+
+use std::path::Path;
+
+use pipeline::dataset::PtbXl;
+use pipeline::settings::TrainSettings;
+use pipeline::train;
+
+/// The shipped recordings with most of their rows moved to training folds; every fifth stays in fold 9.
+fn dataset(dir: &Path) -> PtbXl {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ptbxl");
+    let mut reader = csv::Reader::from_path(shipped.join("ptbxl_database.csv")).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let fold = header.iter().position(|c| c == "strat_fold").unwrap();
+    let mut writer = csv::Writer::from_path(dir.join("ptbxl_database.csv")).unwrap();
+    writer.write_record(&header).unwrap();
+    for (i, row) in reader.records().enumerate() {
+        let row = row.unwrap();
+        let fields = row.iter().enumerate();
+        writer
+            .write_record(fields.map(|(k, v)| if k == fold && i % 5 != 0 { "1" } else { v }))
+            .unwrap();
+    }
+    writer.flush().unwrap();
+    std::fs::copy(shipped.join("report_en.csv"), dir.join("report_en.csv")).unwrap();
+    std::os::unix::fs::symlink(shipped.join("records500"), dir.join("records500")).unwrap();
+    PtbXl::open(dir).unwrap()
+}
+
+fn settings() -> TrainSettings {
+    TrainSettings {
+        seed: 7,
+        vocabulary: 320,
+        hidden: 16,
+        mlp: 24,
+        layers: 2,
+        heads: 2,
+        width: 2,
+        blocks: vec![1, 1],
+        stem_stride: 4,
+        tokens: 4,
+        text_steps: 3,
+        steps: 5,
+        text_batch: 4,
+        batch: 4,
+        text_lr: 5e-3,
+        encoder_lr: 5e-3,
+        decoder_lr: 5e-3,
+        warmup: 0.1,
+        weight_decay: 0.01,
+        clip_norm: 1.0,
+        dropout: 0.1,
+        scp_weight: 1.0,
+        scp_positives_min: 3,
+        validate_every: 2,
+        prompt: "write the report of this ecg".to_owned(),
+        name: "tiny".to_owned(),
+    }
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_bundle_of_an_uninterrupted_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let expected = train::run(&settings(), &data, &whole, &|_| false).unwrap();
+    assert!(expected.is_some());
+    for kill_at in [3, 5] {
+        assert_eq!(
+            train::run(&settings(), &data, &killed, &|step| step == kill_at).unwrap(),
+            None
+        );
+    }
+    assert_eq!(
+        train::run(&settings(), &data, &killed, &|_| false).unwrap(),
+        expected,
+        "ids hash every weight"
+    );
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let out = dir.path().join("out");
+    train::run(&settings(), &data, &out, &|step| step == 2).unwrap();
+    let other = TrainSettings { seed: 8, ..settings() };
+    let error = train::run(&other, &data, &out, &|_| false).unwrap_err().to_string();
+    assert!(error.contains("other settings"), "{error}");
+}
+
+#[test]
+fn settings_out_of_bounds_name_the_value_and_the_bound() {
+    let bad = TrainSettings { heads: 3, ..settings() };
+    let error = bad.validate().unwrap_err().to_string();
+    assert!(error.contains("16") && error.contains('3'), "{error}");
+}
