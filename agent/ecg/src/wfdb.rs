@@ -28,7 +28,7 @@ pub enum WfdbError {
         value: String,
         bound: &'static str,
     },
-    #[error("{path} has signal format {format}: this reader knows 16, 80, 212 and MATLAB v4 (16+24)")]
+    #[error("{path} has signal format {format}: this reader knows 16, 80 and 212, and 16 in MATLAB v4 files")]
     Format { path: PathBuf, format: String },
     #[error("{path} has {got} bytes, its header asks for {expected}")]
     Short { path: PathBuf, got: usize, expected: usize },
@@ -102,8 +102,11 @@ impl Record {
             "v" => 1e6,
             _ => 1e3,
         } / signal.gain;
-        let uv =
-            |sample: &Option<i32>| sample.map_or(f32::NAN, |v| (f64::from(v - signal.baseline) * uv_per_unit) as f32);
+        let uv = |sample: &Option<i32>| {
+            sample.map_or(f32::NAN, |v| {
+                ((f64::from(v) - f64::from(signal.baseline)) * uv_per_unit) as f32
+            })
+        };
         signal.samples.iter().map(uv).collect()
     }
 
@@ -225,6 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn bytes_before_the_samples_are_skipped_and_files_may_be_several() {
+        let dir = tempfile::tempdir().unwrap();
+        write(
+            dir.path(),
+            "r.hea",
+            b"r 2 500 2\na.dat 16x1:0+3 1000/mV 16 0 0 0 0 I\nb.dat 16 1000/uV 16 0 0 0 0 II\n",
+        );
+        write(dir.path(), "a.dat", &[9, 9, 9, 1, 0, 2, 0]);
+        write(dir.path(), "b.dat", &[0, 128, 255, 255]);
+        let record = read(&dir.path().join("r.hea")).unwrap();
+        assert_eq!(record.signals[0].samples, [Some(1), Some(2)]);
+        assert_eq!(record.signals[1].samples, [None, Some(-1)]);
+        assert!((record.signal_uv(1)[1] + 0.001).abs() < 1e-9);
+    }
+
+    #[test]
     fn leads_are_placed_by_name_and_the_limb_leads_derived() {
         let dir = tempfile::tempdir().unwrap();
         write(
@@ -260,5 +279,13 @@ mod tests {
         write(dir.path(), "y.hea", b"y 1 500 10\ny.dat 310 1000/mV 16 0 0 0 0 I\n");
         write(dir.path(), "y.dat", &[0; 20]);
         assert!(read(&dir.path().join("y.hea")).unwrap_err().to_string().contains("310"));
+        write(dir.path(), "z.hea", b"z 1 500 10\nz.dat 16x4 1000/mV 16 0 0 0 0 I\n");
+        let frames = read(&dir.path().join("z.hea")).unwrap_err().to_string();
+        assert!(
+            frames.contains("samples per frame") && frames.contains("line 2"),
+            "{frames}"
+        );
+        write(dir.path(), "m.hea", b"m/2 1 500 10\nm1 5\nm2 5\n");
+        assert!(read(&dir.path().join("m.hea")).unwrap_err().to_string().contains("m/2"));
     }
 }

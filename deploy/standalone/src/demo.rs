@@ -110,19 +110,8 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let plan = bedside::plan(&settings.bedside.bedside)?;
     let references = assets::references(&plan.headers())?;
 
-    let registry = Registry::new();
     let stop = Shutdown::new();
-    let address = service::telemetry::serve(registry.clone(), "127.0.0.1:0", stop.clone())
-        .await
-        .context("serve metrics")?;
-    let agent_metrics = agent::metrics::Metrics::new(&registry)?;
-    let node_metrics = node::metrics::Metrics::new(&registry)?;
-    let bedside_metrics = bedside::metrics::Metrics::new(&registry)?;
-    eprintln!("{}", cluster.description);
-    eprintln!(
-        "bundle {} · metrics http://{address}/metrics · health http://{address}/healthz",
-        bundle.id()
-    );
+    let counters = Counters::serve(&stop, &cluster, &bundle).await?;
 
     let (drafts, mut arrived) = mpsc::channel(64);
     let reader = tokio::spawn(read_drafts(cluster.kafka.clone(), drafts, stop.clone()));
@@ -131,15 +120,13 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
         Arc::clone(&bundle),
         settings.node.node.decode.clone(),
     ));
-    let node = tokio::spawn(node::run(settings.node, drafter, node_metrics, stop.clone()));
-    let agent_watch = agent_metrics.clone();
-    let agent = tokio::spawn(agent::run_with(settings.agent, agent_metrics, stop.clone()));
-    let (sent, read) = (bedside_metrics.clone(), agent_watch.clone());
+    let node = tokio::spawn(node::run(settings.node, drafter, counters.node, stop.clone()));
+    let agent = tokio::spawn(agent::run_with(settings.agent, counters.agent.clone(), stop.clone()));
+    let (sent, read) = (counters.bedside.clone(), counters.agent.clone());
     let lag: bedside::LagProbe = Arc::new(move || sent.packets_sent().saturating_sub(read.packets_received()));
-    let replay_plan = plan.clone();
-    let replay_stop = interrupt.clone();
+    let (replay_plan, replay_stop) = (plan.clone(), interrupt.clone());
     let replay = tokio::spawn(async move {
-        bedside::run_with(settings.bedside, &replay_plan, bedside_metrics, Some(lag), replay_stop).await
+        bedside::run_with(settings.bedside, &replay_plan, counters.bedside, Some(lag), replay_stop).await
     });
 
     let mut show = Show::new(arguments.json, plan.windows())?;
@@ -147,7 +134,7 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let played = follow(
         &mut arrived,
         &interrupt,
-        &agent_watch,
+        &counters.agent,
         plan.windows(),
         replay,
         |draft| {
@@ -179,6 +166,33 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     };
     eprint!("{summary}");
     summary.check(interrupt.is_triggered())
+}
+
+/// The counters of all processes, served together.
+struct Counters {
+    agent: agent::metrics::Metrics,
+    node: node::metrics::Metrics,
+    bedside: bedside::metrics::Metrics,
+}
+
+impl Counters {
+    /// Serves /metrics and /healthz on a free loopback port and says where everything is.
+    async fn serve(stop: &Shutdown, cluster: &Cluster, bundle: &Bundle) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let address = service::telemetry::serve(registry.clone(), "127.0.0.1:0", stop.clone())
+            .await
+            .context("serve metrics")?;
+        eprintln!("{}", cluster.description);
+        eprintln!(
+            "bundle {} · metrics http://{address}/metrics · health http://{address}/healthz",
+            bundle.id()
+        );
+        Ok(Self {
+            agent: agent::metrics::Metrics::new(&registry)?,
+            node: node::metrics::Metrics::new(&registry)?,
+            bedside: bedside::metrics::Metrics::new(&registry)?,
+        })
+    }
 }
 
 /// Hands drafts on until every window has its fate, the interrupt comes, or the last draft is overdue.

@@ -283,10 +283,10 @@ mod tests {
     }
 
     #[test]
-    fn volts_taken_for_millivolts_are_a_unit_error() {
+    fn a_wrong_unit_is_told_by_the_size_of_qrs() {
         let mut wrong = context(72.0, 10.0);
         wrong.samples_uv.iter_mut().flatten().for_each(|v| *v *= 30.0);
-        check(&wrong, Decision::Reject, &[Reason::UnitSuspect]);
+        check(&wrong, Decision::Reject, &[Reason::UnitSuspect, Reason::Baseline]);
     }
 
     #[test]

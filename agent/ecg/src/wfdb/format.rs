@@ -24,20 +24,26 @@ pub(super) fn read_signals(header_path: &Path, header: &Header) -> Result<Vec<Ve
             path: path.clone(),
             source,
         })?;
-        if rest[..count].iter().any(|s| s.format != first.format) {
+        if rest[..count]
+            .iter()
+            .any(|s| s.format != first.format || s.offset != first.offset)
+        {
             return Err(WfdbError::Format {
                 path,
                 format: "mixed in one file".to_owned(),
             });
         }
+        if path.extension().is_some_and(|extension| extension == "mat") {
+            check_matlab(&path, &bytes, count)?;
+        }
+        let data = bytes.get(first.offset..).unwrap_or_default();
         let values = match first.format.as_str() {
-            "16" => words(&bytes),
-            "80" => bytes
+            "16" => words(data),
+            "80" => data
                 .iter()
                 .map(|&b| if b == 0 { None } else { Some(i32::from(b) - 128) })
                 .collect(),
-            "212" => twelve_bits(&bytes),
-            "16+24" => matlab(&path, &bytes, count)?,
+            "212" => twelve_bits(data),
             other => {
                 return Err(WfdbError::Format {
                     path,
@@ -47,7 +53,7 @@ pub(super) fn read_signals(header_path: &Path, header: &Header) -> Result<Vec<Ve
         };
         let frames = header.samples.unwrap_or(values.len() / count);
         if values.len() < frames * count {
-            let expected = (frames * count * bits(&first.format)).div_ceil(8) + offset(&first.format);
+            let expected = (frames * count * bits(&first.format)).div_ceil(8) + first.offset;
             return Err(WfdbError::Short {
                 path,
                 got: bytes.len(),
@@ -66,10 +72,6 @@ fn bits(format: &str) -> usize {
         "212" => 12,
         _ => 16,
     }
-}
-
-fn offset(format: &str) -> usize {
-    if format == "16+24" { MATLAB_HEADER } else { 0 }
 }
 
 /// Little-endian 16-bit two's complement; the smallest value marks an invalid sample.
@@ -97,8 +99,8 @@ fn twelve_bits(bytes: &[u8]) -> Vec<Option<i32>> {
     values
 }
 
-/// A MATLAB v4 file: one 16-bit matrix with a row a signal, stored column by column, which is frame by frame.
-fn matlab(path: &Path, bytes: &[u8], rows: usize) -> Result<Vec<Option<i32>>, WfdbError> {
+/// A MATLAB v4 file holds one 16-bit matrix with a row a signal, stored column by column, which is frame by frame.
+fn check_matlab(path: &Path, bytes: &[u8], rows: usize) -> Result<(), WfdbError> {
     let fail = |detail: String| WfdbError::Matlab {
         path: path.to_owned(),
         detail,
@@ -116,5 +118,5 @@ fn matlab(path: &Path, bytes: &[u8], rows: usize) -> Result<Vec<Option<i32>>, Wf
     if word(4) != 4 {
         return Err(fail(format!("name of {} bytes, expected 4", word(4))));
     }
-    Ok(words(&bytes[MATLAB_HEADER..]))
+    Ok(())
 }

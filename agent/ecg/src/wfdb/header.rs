@@ -22,7 +22,10 @@ pub(super) struct Header {
 
 pub(super) struct SignalSpec {
     pub file: String,
+    /// The number of the sample format, such as "16".
     pub format: String,
+    /// Bytes of the file before its first sample.
+    pub offset: usize,
     pub gain: f64,
     pub baseline: i32,
     pub units: String,
@@ -44,14 +47,11 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Header, WfdbError> {
         .next()
         .ok_or_else(|| at(0).fail("record line", "", "must be there"))?;
     let mut fields = record.split_whitespace();
-    let name = fields
-        .next()
-        .unwrap_or_default()
-        .split('/')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let name = fields.next().unwrap_or_default();
     let place = at(number);
+    if name.contains('/') {
+        return Err(place.fail("record name", name, "a single segment (read the segments' own headers)"));
+    }
     let count: usize = place.number("number of signals", fields.next().unwrap_or(""), "1..=256")?;
     if count == 0 || count > SIGNALS_MAX {
         return Err(place.fail("number of signals", &count.to_string(), "1..=256"));
@@ -82,7 +82,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Header, WfdbError> {
         })
         .collect::<Result<_, _>>()?;
     Ok(Header {
-        name,
+        name: name.to_owned(),
         rate_hz,
         samples: samples.filter(|&n| n > 0),
         signals,
@@ -119,14 +119,33 @@ fn signal(place: &Place, line: &str) -> Result<SignalSpec, WfdbError> {
     if field(1).is_empty() {
         return Err(place.fail("signal line", line, "file and format"));
     }
+    let (format, offset) = format(place, field(1))?;
     Ok(SignalSpec {
         file: field(0).to_owned(),
-        format: field(1).to_owned(),
+        format,
+        offset,
         gain: if gain == 0.0 { GAIN_DEFAULT } else { gain },
         baseline,
         units: units.to_owned(),
         name: fields.get(8..).unwrap_or_default().join(" "),
     })
+}
+
+/// `format[xSAMPLES][:SKEW][+OFFSET]`: one sample a frame and no skew are what this reader can place on one grid.
+fn format(place: &Place, text: &str) -> Result<(String, usize), WfdbError> {
+    let (rest, offset) = text.split_once('+').unwrap_or((text, "0"));
+    let (rest, skew) = rest.split_once(':').unwrap_or((rest, "0"));
+    let (format, frame) = rest.split_once('x').unwrap_or((rest, "1"));
+    if frame != "1" {
+        return Err(place.fail("samples per frame", frame, "1"));
+    }
+    if skew != "0" {
+        return Err(place.fail("skew", skew, "0"));
+    }
+    Ok((
+        format.to_owned(),
+        place.number("byte offset", offset, "a number of bytes")?,
+    ))
 }
 
 struct Place<'a> {
