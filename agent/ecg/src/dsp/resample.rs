@@ -29,7 +29,7 @@ pub fn reach(rate_hz: f64) -> usize {
 
 /// A whole recording at 500 Hz: `ceil(len * 500 / rate)` samples.
 pub fn to_500_hz(samples: &[f32], rate_hz: f64) -> Vec<f32> {
-    let length = Grid::new(rate_hz).sample_at_or_before(samples.len() as i64 - 1) + 1;
+    let length = Grid::new(rate_hz).sample_at_or_after(samples.len() as i64);
     Resampler::new(rate_hz).at_grid(samples, 0, 0..length)
 }
 
@@ -198,6 +198,8 @@ mod tests {
                 .map(|i| signal(i as f64 / rate) as f32)
                 .collect();
             let out = to_500_hz(&source, rate);
+            let length = (source.len() as f64 * 500.0 / rate).ceil();
+            assert_eq!(out.len(), length as usize, "{rate} Hz: ten seconds stay ten seconds");
             for (t, &got) in out.iter().enumerate().skip(250).take(4400) {
                 let error = (f64::from(got) - signal(t as f64 / 500.0)).abs();
                 // the kernel's own pass-band ripple is below 2e-3 (scipy's is the same)
