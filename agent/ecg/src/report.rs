@@ -20,7 +20,7 @@ pub struct DraftReport {
     pub draft_id: String,
     /// The segment.
     pub segment_id: String,
-    /// SHA-256 of the segment's filtered samples.
+    /// SHA-256 of the segment's raw and filtered samples.
     pub segment_sha256: String,
     /// The stream, a pseudonym.
     pub stream_id: String,
@@ -146,7 +146,7 @@ pub enum SignAction {
 pub struct RejectRecord {
     /// The segment.
     pub segment_id: String,
-    /// SHA-256 of the segment's filtered samples.
+    /// SHA-256 of the segment's raw and filtered samples.
     pub segment_sha256: String,
     /// The stream, a pseudonym.
     pub stream_id: String,

@@ -52,7 +52,7 @@ pub struct Segment {
     pub context_before: bool,
     /// True when the full context after the segment was there.
     pub context_after: bool,
-    /// SHA-256 of the filtered samples (little-endian i16, lead-major), hex.
+    /// SHA-256 of the raw samples followed by the filtered ones, 16-bit little endian.
     pub samples_sha256: String,
 }
 

@@ -214,8 +214,8 @@ fn assemble(
         chain: CHAIN.to_owned(),
         chain_version: CHAIN_VERSION,
         stat: context.stat,
-        context_before: context.before > 0,
-        context_after: context.after > 0,
+        context_before: context.before == CONTEXT_SAMPLES,
+        context_after: context.after == CONTEXT_SAMPLES,
     }
 }
 

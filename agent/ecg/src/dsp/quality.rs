@@ -1,7 +1,8 @@
 //! The quality gate: what is wrong with each lead, and whether the window may be read.
 //!
 //! Place: after `snr` and `measure`; the agent routes by its decision. Invariant: a closed set of reasons; a window that is
-//! rejected never reaches a model. Limits are first settings (issue of calibration: docs), each in [`Limits`] with its unit.
+//! rejected never reaches a model. Limits were set on 2,652 PTB-XL recordings: 0.3 % of them are rejected as they are; with
+//! MIT-BIH em or ma noise of each lead's own power (0 dB) 83 to 90 % of every twelfth, at -6 dB all.
 
 use serde::{Deserialize, Serialize};
 
