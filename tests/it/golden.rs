@@ -39,16 +39,13 @@ fn tensor(w: &Weights, name: &str) -> Tensor {
 
 fn error_max(got: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(got.dims(), expected.dims());
-    (got - expected)
-        .unwrap()
-        .abs()
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .max(0)
-        .unwrap()
-        .to_scalar::<f32>()
-        .unwrap()
+    largest(&(got - expected).unwrap())
+}
+
+/// The largest magnitude in a tensor.
+fn largest(t: &Tensor) -> f32 {
+    let magnitudes = t.abs().unwrap().flatten_all().unwrap();
+    magnitudes.max(0).unwrap().to_scalar::<f32>().unwrap()
 }
 
 struct Family {
@@ -211,15 +208,7 @@ fn encoder_features_and_tokens_equal_pytorch() {
         .forward(&trunk.x, &Mode::Eval)
         .unwrap();
     let features = tensor(&trunk.io, "features");
-    let scale = features
-        .abs()
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .max(0)
-        .unwrap()
-        .to_scalar::<f32>()
-        .unwrap();
+    let scale = largest(&features);
     let error = error_max(&frames.mean(1).unwrap(), &features);
     assert!(
         error <= 1e-5 * scale.max(1.0),
@@ -264,15 +253,7 @@ fn encoder_training_step_equals_pytorch_in_output_gradient_and_running_statistic
             continue;
         };
         let got = narrow(grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}")));
-        let scale = expected
-            .abs()
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .max(0)
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap();
+        let scale = largest(expected);
         let error = error_max(&got, expected);
         eprintln!("grad {name}: error {error} at scale {scale}");
         assert!(
