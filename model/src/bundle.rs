@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DecoderConfig, EncoderConfig};
 use crate::error::{Error, Result};
+use crate::evidence::Evidence;
 use crate::meit::{Drafting, Meit};
 use crate::prompt::PromptTokenizer;
 use crate::weights::Weights;
@@ -41,6 +42,9 @@ pub struct Manifest {
     /// Filter chain whose output the model was trained on.
     pub chain: String,
     pub prompt: String,
+    /// What the prompt tells beside the ECG; absent in bundles that tell nothing.
+    #[serde(default)]
+    pub evidence: Evidence,
     /// sha256 of each part, hexadecimal.
     pub parts: BTreeMap<String, String>,
 }
@@ -87,6 +91,7 @@ impl Bundle {
             model: Meit::load(&encoder, &manifest.encoder, &decoder, &decoder_config)?,
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
+            evidence: manifest.evidence,
             lead_order: lead_order(&manifest)?,
             clip_mv: manifest.clip_mv,
             device: device.clone(),

@@ -17,6 +17,7 @@ pub mod config;
 pub mod decoder;
 pub mod encoder;
 pub mod error;
+pub mod evidence;
 pub mod generate;
 pub mod init;
 pub mod layers;

@@ -3,13 +3,17 @@
 //! Place: owned by the node's device thread. Invariant: on the CPU every recording is drafted by itself, so its text does
 //! not depend on its batch, bit for bit; several recordings run side by side on the machine's cores.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
+use ecg::segment::{Measurements, Segment};
 use ecg::{LEADS, SEGMENT_SAMPLES};
 
 use crate::config::{DecoderConfig, EncoderConfig};
 use crate::decoder::Decoder;
 use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
+use crate::evidence::Evidence;
 use crate::generate::{DecodeOptions, Finish, Generated, generate};
 use crate::mode::Mode;
 use crate::projector::Projector;
@@ -53,6 +57,27 @@ impl Meit {
     }
 }
 
+const UV_PER_MV: f32 = 1000.0;
+
+/// What a draft is made from.
+#[derive(Clone, Debug, Default)]
+pub struct EcgInput {
+    /// 12 x 5000 filtered millivolts, lead-major, standard lead order.
+    pub millivolts: Vec<f32>,
+    /// What was measured of the same ten seconds.
+    pub measurements: Measurements,
+}
+
+impl From<&Segment> for EcgInput {
+    fn from(segment: &Segment) -> Self {
+        let mv_per_unit = segment.uv_per_unit / UV_PER_MV;
+        Self {
+            millivolts: segment.filtered.iter().map(|&v| f32::from(v) * mv_per_unit).collect(),
+            measurements: segment.measurements.clone(),
+        }
+    }
+}
+
 /// One drafted report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drafted {
@@ -69,6 +94,8 @@ pub struct Drafting {
     pub model: Meit,
     pub tokenizer: PromptTokenizer,
     pub prompt: String,
+    /// What the prompt tells beside the ECG.
+    pub evidence: Evidence,
     /// Position in the standard lead order of each input lead of the model.
     pub lead_order: Vec<usize>,
     /// Millivolts are clipped to this bound on both sides.
@@ -77,13 +104,13 @@ pub struct Drafting {
 }
 
 impl Drafting {
-    /// Drafts each ECG: 12 x 5000 filtered millivolts, lead-major, standard lead order.
+    /// Drafts each ECG.
     ///
     /// # Errors
     /// [`Error::EcgLength`]; a tensor operation that fails.
-    pub fn draft(&self, ecgs: &[Vec<f32>], options: &DecodeOptions) -> Result<Vec<Drafted>> {
+    pub fn draft(&self, ecgs: &[EcgInput], options: &DecodeOptions) -> Result<Vec<Drafted>> {
         if !self.device.is_cpu() {
-            return self.draft_rows(ecgs, 0, options);
+            return self.draft_together(ecgs, options);
         }
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
@@ -108,21 +135,50 @@ impl Drafting {
             .collect())
     }
 
-    fn draft_singly(&self, ecgs: &[Vec<f32>], first: usize, options: &DecodeOptions) -> Result<Vec<Drafted>> {
+    fn draft_singly(&self, ecgs: &[EcgInput], first: usize, options: &DecodeOptions) -> Result<Vec<Drafted>> {
         let rows = ecgs.iter().enumerate();
-        let drafts = rows.map(|(i, ecg)| self.draft_rows(std::slice::from_ref(ecg), first + i, options));
+        let drafts = rows.map(|(i, ecg)| self.draft_rows(&[ecg], first + i, &self.instruction_ids(ecg)?, options));
         Ok(drafts.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    fn draft_rows(&self, ecgs: &[Vec<f32>], first: usize, options: &DecodeOptions) -> Result<Vec<Drafted>> {
-        if ecgs.is_empty() {
-            return Ok(Vec::new());
+    /// One batch for each length of prompt, so that no row is padded.
+    fn draft_together(&self, ecgs: &[EcgInput], options: &DecodeOptions) -> Result<Vec<Drafted>> {
+        let ids: Vec<Vec<u32>> = ecgs
+            .iter()
+            .map(|ecg| self.instruction_ids(ecg))
+            .collect::<Result<_>>()?;
+        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, ids) in ids.iter().enumerate() {
+            by_length.entry(ids.len()).or_default().push(i);
         }
+        let mut drafts: Vec<(usize, Drafted)> = Vec::with_capacity(ecgs.len());
+        for rows in by_length.into_values() {
+            let group: Vec<&EcgInput> = rows.iter().map(|&i| &ecgs[i]).collect();
+            let prompts: Vec<u32> = rows.iter().flat_map(|&i| ids[i].iter().copied()).collect();
+            let drafted = self.draft_rows(&group, rows[0], &prompts, options)?;
+            drafts.extend(rows.into_iter().zip(drafted));
+        }
+        drafts.sort_by_key(|(i, _)| *i);
+        Ok(drafts.into_iter().map(|(_, draft)| draft).collect())
+    }
+
+    fn instruction_ids(&self, ecg: &EcgInput) -> Result<Vec<u32>> {
+        let evidence = self.evidence.words(&ecg.measurements);
+        self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
+    }
+
+    /// `ids` are the rows' prompts, of one length, one after the other; `first` is the index an error gives the first row.
+    fn draft_rows(
+        &self,
+        ecgs: &[&EcgInput],
+        first: usize,
+        ids: &[u32],
+        options: &DecodeOptions,
+    ) -> Result<Vec<Drafted>> {
         let x = self.input(ecgs, first)?;
         let e = self.model.embed(&x, &Mode::Eval)?;
         let prefix = self.model.decoder.prefix(&e)?;
-        let ids = self.tokenizer.encode(&instruction(&self.prompt))?;
-        let prompt = Tensor::from_vec(ids.repeat(ecgs.len()), (ecgs.len(), ids.len()), &self.device)?;
+        let prompt = Tensor::from_slice(ids, (ecgs.len(), ids.len() / ecgs.len()), &self.device)?;
         let rows = generate(
             &self.model.decoder,
             &prompt,
@@ -138,10 +194,10 @@ impl Drafting {
     ///
     /// # Errors
     /// [`Error::EcgLength`].
-    pub fn input(&self, ecgs: &[Vec<f32>], first: usize) -> Result<Tensor> {
+    pub fn input(&self, ecgs: &[&EcgInput], first: usize) -> Result<Tensor> {
         let expected = LEADS * SEGMENT_SAMPLES;
         let mut values = Vec::with_capacity(ecgs.len() * expected);
-        for (i, ecg) in ecgs.iter().enumerate() {
+        for (i, EcgInput { millivolts: ecg, .. }) in ecgs.iter().enumerate() {
             if ecg.len() != expected {
                 return Err(Error::EcgLength {
                     index: first + i,

@@ -12,9 +12,13 @@ pub const ASSISTANT: &str = "<|assistant|>";
 pub const STOP: &str = "</s>";
 pub const PAD: &str = "<pad>";
 
-/// The text before the report. The decoder continues it with the report and [`STOP`].
-pub fn instruction(prompt: &str) -> String {
-    format!("{USER}: {prompt} {ASSISTANT}:")
+/// The text before the report, with what was measured where the prompt carries it. The decoder continues it with the report
+/// and [`STOP`].
+pub fn instruction(prompt: &str, evidence: Option<&str>) -> String {
+    match evidence {
+        Some(evidence) => format!("{USER}: {prompt} {evidence} {ASSISTANT}:"),
+        None => format!("{USER}: {prompt} {ASSISTANT}:"),
+    }
 }
 
 /// The text that follows [`instruction`] in training.

@@ -20,8 +20,13 @@ pub struct Row {
 ///
 /// # Errors
 /// A text that cannot be encoded.
-pub fn row(tokenizer: &PromptTokenizer, prompt: &str, report: &str) -> model::error::Result<Row> {
-    let mut ids = tokenizer.encode(&instruction(prompt))?;
+pub fn row(
+    tokenizer: &PromptTokenizer,
+    prompt: &str,
+    evidence: Option<&str>,
+    report: &str,
+) -> model::error::Result<Row> {
+    let mut ids = tokenizer.encode(&instruction(prompt, evidence))?;
     let prompt_len = ids.len();
     ids.extend(tokenizer.encode(&response(report))?);
     Ok(Row { ids, prompt_len })

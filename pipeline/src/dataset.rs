@@ -7,8 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use ecg::segment::Measurements;
+use model::meit::EcgInput;
 use rayon::prelude::*;
 use serde::Deserialize;
+
+use crate::augment::millivolts;
 
 /// One ECG of the data set.
 #[derive(Clone, Debug)]
@@ -23,8 +27,32 @@ pub struct Sample {
     pub header: Option<PathBuf>,
 }
 
-/// Filtered 12-lead samples, lead-major 12 x 5000, one microvolt a unit.
-pub type Ecg = Vec<i16>;
+/// A recording's first ten seconds as the chain that serves leaves them.
+#[derive(Clone, Debug)]
+pub struct Ecg {
+    /// Filtered samples, lead-major 12 x 5000, one microvolt a unit.
+    pub filtered: Vec<i16>,
+    pub measurements: Measurements,
+}
+
+impl Ecg {
+    pub fn input(&self) -> EcgInput {
+        EcgInput {
+            millivolts: millivolts(&self.filtered),
+            measurements: self.measurements.clone(),
+        }
+    }
+}
+
+impl Default for Ecg {
+    /// Ten seconds of nothing.
+    fn default() -> Self {
+        Self {
+            filtered: vec![0; ecg::LEADS * ecg::SEGMENT_SAMPLES],
+            measurements: Measurements::default(),
+        }
+    }
+}
 
 /// The data set's rows that are fit for training or scoring.
 pub struct PtbXl {
@@ -114,7 +142,11 @@ pub fn load_ecgs(samples: &[&Sample]) -> anyhow::Result<Vec<Ecg>> {
                 .as_deref()
                 .with_context(|| format!("ecg {} has no recording", sample.ecg_id))?;
             let record = ecg::wfdb::read(header).with_context(|| format!("read {}", header.display()))?;
-            Ok(ecg::dsp::analyse(&record.context()?, &config).filtered)
+            let segment = ecg::dsp::analyse(&record.context()?, &config);
+            Ok(Ecg {
+                filtered: segment.filtered,
+                measurements: segment.measurements,
+            })
         })
         .collect()
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use model::bundle::Bundle;
 use model::generate::DecodeOptions;
+use model::meit::EcgInput;
 use model::mode::Mode;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -18,7 +19,6 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::augment::millivolts;
 use crate::dataset::{Ecg, PtbXl, Sample, load_ecgs};
 
 /// One row of the comparison.
@@ -94,7 +94,7 @@ pub fn run(bundle: &Path, data: &PtbXl, folds: &[u8], seed: u64) -> anyhow::Resu
     let references: Vec<&str> = test.iter().map(|s| s.report.as_str()).collect();
     let drafts = draft(&bundle, &ecgs)?;
     let rotated = derangement(test.len(), seed);
-    let zero = draft(&bundle, &[vec![0; ecg::LEADS * ecg::SEGMENT_SAMPLES]])?;
+    let zero = draft(&bundle, &[Ecg::default()])?;
     let frequent = most_frequent(&data.of_folds(|fold| !folds.contains(&fold)));
     let neighbours = nearest(&bundle, &ecgs, &load_ecgs(&memory)?)?;
     let n = test.len();
@@ -117,7 +117,7 @@ fn draft(bundle: &Bundle, ecgs: &[Ecg]) -> anyhow::Result<Vec<String>> {
     let options = DecodeOptions::default();
     let mut drafts = Vec::with_capacity(ecgs.len());
     for chunk in ecgs.chunks(64) {
-        let chunk: Vec<Vec<f32>> = chunk.iter().map(|e| millivolts(e)).collect();
+        let chunk: Vec<EcgInput> = chunk.iter().map(Ecg::input).collect();
         drafts.extend(bundle.drafting().draft(&chunk, &options)?.into_iter().map(|d| d.text));
     }
     Ok(drafts)
@@ -179,8 +179,8 @@ fn features(bundle: &Bundle, ecgs: &[Ecg]) -> anyhow::Result<Vec<Vec<f32>>> {
     let drafting = bundle.drafting();
     let mut features = Vec::with_capacity(ecgs.len());
     for chunk in ecgs.chunks(16) {
-        let chunk: Vec<Vec<f32>> = chunk.iter().map(|e| millivolts(e)).collect();
-        let x: Tensor = drafting.input(&chunk, 0)?;
+        let chunk: Vec<EcgInput> = chunk.iter().map(Ecg::input).collect();
+        let x: Tensor = drafting.input(&chunk.iter().collect::<Vec<_>>(), 0)?;
         let mean = drafting.model.encoder.forward(&x, &Mode::Eval)?.mean(1)?;
         let norm = mean.sqr()?.sum_keepdim(1)?.sqrt()?;
         features.extend(mean.broadcast_div(&norm)?.to_vec2::<f32>()?);

@@ -39,6 +39,7 @@ pub fn export(
         clip_mv: CLIP_MV,
         chain: dsp.chain_name(),
         prompt: settings.prompt.clone(),
+        evidence: settings.evidence,
         parts: Default::default(),
     };
     Ok(bundle::seal(out, manifest)?)

@@ -16,3 +16,4 @@ pub mod params;
 pub mod settings;
 pub mod tokenizer;
 pub mod train;
+mod train_data;

@@ -5,6 +5,7 @@
 
 use anyhow::ensure;
 use model::config::{DecoderConfig, EncoderConfig};
+use model::evidence::Evidence;
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides the outcome of a training run, apart from the data.
@@ -85,6 +86,12 @@ pub struct TrainSettings {
     /// Prompt of every sample.
     #[arg(long, default_value = "write the report of this ecg")]
     pub prompt: String,
+    /// What the prompt tells beside the ECG: none or measurements.
+    #[arg(long, default_value_t = Evidence::Measurements)]
+    pub evidence: Evidence,
+    /// Probability that a training step shows a recording without its evidence.
+    #[arg(long, default_value_t = 0.15)]
+    pub evidence_dropout: f32,
     /// Name in the bundle's manifest.
     #[arg(long, default_value = "meit-small-ptbxl")]
     pub name: String,
@@ -122,6 +129,11 @@ impl TrainSettings {
             (0.0..1.0).contains(&self.warmup),
             "warmup is {}: must be in 0..1",
             self.warmup
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.evidence_dropout),
+            "evidence_dropout is {}: must be in 0..=1",
+            self.evidence_dropout
         );
         ensure!(self.validate_every > 0, "validate_every is 0: must be at least 1");
         Ok(())

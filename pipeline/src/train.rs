@@ -9,26 +9,22 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::bundle::{TOKENIZER, load_tokenizer};
 use model::config::DecoderConfig;
 use model::meit::Meit;
 use model::mode::{Mode, Training};
-use model::prompt::{PromptTokenizer, instruction, response};
-use sha2::{Digest, Sha256};
+use rand::Rng as _;
 
 use crate::augment::{augment, millivolts};
-use crate::batch::{Order, Row, TokenBatch, row, step_rng};
+use crate::batch::{Order, Row, TokenBatch, step_rng};
 use crate::checkpoint::{Checkpoints, State};
-use crate::dataset::{Ecg, PtbXl, Sample, load_ecgs};
+use crate::dataset::PtbXl;
 use crate::export::{CLIP_MV, export};
 use crate::objective::{label_loss, language_loss};
 use crate::optimizer::{AdamW, global_norm, schedule};
 use crate::params::Params;
 use crate::settings::TrainSettings;
-use crate::tokenizer;
+use crate::train_data::{EcgSet, TrainingData};
 
-const VALIDATION_FOLD: u8 = 9;
-const TEST_FOLD: u8 = 10;
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;
 const STAGE_TEXT: u64 = 1;
@@ -66,13 +62,6 @@ enum Ended {
     Stopped,
 }
 
-/// Recordings with their token rows and auxiliary labels.
-struct EcgSet {
-    ecgs: Vec<Ecg>,
-    rows: Vec<Row>,
-    labels: Vec<Vec<f32>>,
-}
-
 struct Trainer<'a> {
     settings: &'a TrainSettings,
     checkpoints: Checkpoints,
@@ -80,68 +69,20 @@ struct Trainer<'a> {
     model: Meit,
     scp_head: model::layers::Linear,
     decoder_config: DecoderConfig,
-    pad: u32,
-    text: Vec<Row>,
-    train: EcgSet,
-    validation: EcgSet,
+    data: TrainingData,
     state: State,
     device: Device,
 }
 
 impl<'a> Trainer<'a> {
     fn open(settings: &'a TrainSettings, data: &PtbXl, out: &Path) -> anyhow::Result<Self> {
-        let training = data.of_folds(|fold| fold != VALIDATION_FOLD && fold != TEST_FOLD);
-        let validation: Vec<_> = data
-            .of_folds(|fold| fold == VALIDATION_FOLD)
-            .into_iter()
-            .filter(|s| s.header.is_some())
-            .collect();
-        let recorded: Vec<_> = training.iter().copied().filter(|s| s.header.is_some()).collect();
-        ensure!(
-            recorded.len() >= settings.batch,
-            "{} training recordings: fewer than one batch",
-            recorded.len()
-        );
-        ensure!(
-            !validation.is_empty(),
-            "no validation recording in fold {VALIDATION_FOLD}"
-        );
-        let tokenizer = open_tokenizer(settings, &training, out)?;
-        let codes = scp_labels(&recorded, settings.scp_positives_min);
-        ensure!(
-            !codes.is_empty(),
-            "no SCP statement has {} training recordings",
-            settings.scp_positives_min
-        );
-        let rows = |samples: &[&Sample]| {
-            samples
-                .iter()
-                .map(|s| row(&tokenizer, &settings.prompt, &s.report))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let set = |samples: &[&Sample]| -> anyhow::Result<EcgSet> {
-            let labels = samples
-                .iter()
-                .map(|s| codes.iter().map(|c| f32::from(u8::from(s.scp.contains(c)))).collect());
-            Ok(EcgSet {
-                ecgs: load_ecgs(samples)?,
-                rows: rows(samples)?,
-                labels: labels.collect(),
-            })
-        };
+        let data = TrainingData::open(settings, data, out)?;
+        let tokenizer = &data.tokenizer;
         let decoder_config = settings.decoder(tokenizer.size(), tokenizer.stop(), tokenizer.pad());
-        let (params, model, scp_head) = fresh_model(settings, &decoder_config, codes.len())?;
-        eprintln!(
-            "{} reports, {} recordings to train on, {} to validate on, {} SCP labels, {} tokens",
-            training.len(),
-            recorded.len(),
-            validation.len(),
-            codes.len(),
-            tokenizer.size()
-        );
+        let (params, model, scp_head) = fresh_model(settings, &decoder_config, data.labels)?;
         let state = State {
             settings: settings.clone(),
-            data_sha256: data_sha256(&training),
+            data_sha256: data.sha256.clone(),
             step: 0,
             best: None,
         };
@@ -152,10 +93,7 @@ impl<'a> Trainer<'a> {
             model,
             scp_head,
             decoder_config,
-            pad: tokenizer.pad(),
-            text: rows(&training)?,
-            train: set(&recorded)?,
-            validation: set(&validation)?,
+            data,
             state,
             device: Device::Cpu,
         })
@@ -172,13 +110,13 @@ impl<'a> Trainer<'a> {
         let mut text_order = Order::new(
             self.settings.seed,
             STAGE_TEXT,
-            lengths(&self.text),
+            lengths(&self.data.text),
             self.settings.text_batch,
         );
         let mut ecg_order = Order::new(
             self.settings.seed,
             STAGE_ECG,
-            lengths(&self.train.rows),
+            lengths(&self.data.train.rows),
             self.settings.batch,
         );
         while state.step < total {
@@ -223,8 +161,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn text_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
-        let rows: Vec<&Row> = picked.iter().map(|&i| &self.text[i]).collect();
-        let batch = TokenBatch::new(&rows, self.pad, &self.device)?;
+        let rows: Vec<&Row> = picked.iter().map(|&i| &self.data.text[i]).collect();
+        let batch = TokenBatch::new(&rows, self.data.tokenizer.pad(), &self.device)?;
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
         let decoder = &self.model.decoder;
         let logits = decoder.forward(&batch.inputs, None, &mut decoder.cache(), &Mode::Train(&training))?;
@@ -242,10 +180,21 @@ impl<'a> Trainer<'a> {
         let mut rng = step_rng(self.settings.seed, STAGE_ECG, step);
         let ecgs: Vec<f32> = picked
             .iter()
-            .flat_map(|&i| augment(&self.train.ecgs[i], &mut rng))
+            .flat_map(|&i| augment(&self.data.train.ecgs[i].filtered, &mut rng))
+            .collect();
+        let rows: Vec<&Row> = picked
+            .iter()
+            .map(|&i| {
+                let told = rng.random::<f32>() >= self.settings.evidence_dropout;
+                if told {
+                    &self.data.train.rows[i]
+                } else {
+                    &self.data.train.bare[i]
+                }
+            })
             .collect();
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
-        let (language, labels) = self.losses(&self.train, picked, ecgs, &Mode::Train(&training))?;
+        let (language, labels) = self.losses(&self.data.train, picked, &rows, ecgs, &Mode::Train(&training))?;
         let loss = (&language + (labels * self.settings.scp_weight)?)?;
         let done = step - self.settings.text_steps;
         let scale = schedule(done, self.settings.steps, self.settings.warmup);
@@ -257,9 +206,15 @@ impl<'a> Trainer<'a> {
     }
 
     /// Language loss and SCP label loss of some of a set's recordings, given as millivolts.
-    fn losses(&self, set: &EcgSet, picked: &[usize], ecgs: Vec<f32>, mode: &Mode) -> anyhow::Result<(Tensor, Tensor)> {
-        let rows: Vec<&Row> = picked.iter().map(|&i| &set.rows[i]).collect();
-        let batch = TokenBatch::new(&rows, self.pad, &self.device)?;
+    fn losses(
+        &self,
+        set: &EcgSet,
+        picked: &[usize],
+        rows: &[&Row],
+        ecgs: Vec<f32>,
+        mode: &Mode,
+    ) -> anyhow::Result<(Tensor, Tensor)> {
+        let batch = TokenBatch::new(rows, self.data.tokenizer.pad(), &self.device)?;
         let shape = (picked.len(), ecg::LEADS, ecg::SEGMENT_SAMPLES);
         let x = Tensor::from_vec(ecgs, shape, &self.device)?.clamp(-CLIP_MV, CLIP_MV)?;
         let frames = self.model.encoder.forward(&x, mode)?;
@@ -294,35 +249,21 @@ impl<'a> Trainer<'a> {
 
     /// Mean language loss of the validation recordings, undistorted.
     fn validate(&self) -> anyhow::Result<f64> {
-        let all: Vec<usize> = (0..self.validation.ecgs.len()).collect();
+        let all: Vec<usize> = (0..self.data.validation.ecgs.len()).collect();
         let (mut sum, mut count) = (0.0, 0.0);
         for picked in all.chunks(self.settings.batch) {
             let ecgs = picked
                 .iter()
-                .flat_map(|&i| millivolts(&self.validation.ecgs[i]))
+                .flat_map(|&i| millivolts(&self.data.validation.ecgs[i].filtered))
                 .collect();
-            let (language, _) = self.losses(&self.validation, picked, ecgs, &Mode::Eval)?;
-            let targets: usize = picked
-                .iter()
-                .map(|&i| self.validation.rows[i].ids.len() - self.validation.rows[i].prompt_len)
-                .sum();
+            let rows: Vec<&Row> = picked.iter().map(|&i| &self.data.validation.rows[i]).collect();
+            let (language, _) = self.losses(&self.data.validation, picked, &rows, ecgs, &Mode::Eval)?;
+            let targets: usize = rows.iter().map(|row| row.ids.len() - row.prompt_len).sum();
             sum += f64::from(language.to_scalar::<f32>()?) * targets as f64;
             count += targets as f64;
         }
         Ok(sum / count)
     }
-}
-
-fn open_tokenizer(settings: &TrainSettings, training: &[&Sample], out: &Path) -> anyhow::Result<PromptTokenizer> {
-    let path = out.join(TOKENIZER);
-    let prompt = instruction(&settings.prompt);
-    let texts: Vec<String> = training
-        .iter()
-        .map(|s| response(&s.report))
-        .chain(std::iter::repeat_n(prompt, 2))
-        .collect();
-    tokenizer::train(&texts, settings.vocabulary, &path)?;
-    Ok(load_tokenizer(&path)?)
 }
 
 fn fresh_model(
@@ -360,32 +301,6 @@ fn fresh_model(
     )?;
     let scp_head = model::layers::Linear::load(&weights.pp("scp_head"), features, labels)?;
     Ok((params, model, scp_head))
-}
-
-/// SCP statements with enough recordings, sorted.
-fn scp_labels(recorded: &[&Sample], positives_min: usize) -> Vec<String> {
-    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    for code in recorded.iter().flat_map(|s| &s.scp) {
-        *counts.entry(code).or_default() += 1;
-    }
-    counts
-        .into_iter()
-        .filter(|(_, n)| *n >= positives_min)
-        .map(|(code, _)| code.clone())
-        .collect()
-}
-
-fn data_sha256(samples: &[&Sample]) -> String {
-    let mut hash = Sha256::new();
-    for sample in samples {
-        hash.update(format!(
-            "{}\t{}\t{}\n",
-            sample.ecg_id,
-            sample.header.is_some(),
-            sample.report
-        ));
-    }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A line above the bar, or on standard error where there is no terminal.

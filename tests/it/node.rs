@@ -8,6 +8,7 @@ use candle_core::Device;
 use ecg::segment::Segment;
 use model::bundle::{Bundle, ENCODER, MANIFEST};
 use model::generate::DecodeOptions;
+use model::meit::EcgInput;
 use node::drafter::{BundleDrafter, Drafter};
 
 use crate::rig::{recordings, root};
@@ -16,7 +17,7 @@ fn shipped() -> PathBuf {
     root().join("model/bundle")
 }
 
-fn millivolts() -> Vec<Vec<f32>> {
+fn inputs() -> Vec<EcgInput> {
     let segment = |recording: &bedside::recording::Recording| -> Segment {
         let record = ecg::wfdb::read(&recording.header).unwrap();
         ecg::dsp::analyse(&record.context().unwrap(), &ecg::dsp::DspConfig::default())
@@ -24,7 +25,7 @@ fn millivolts() -> Vec<Vec<f32>> {
     recordings()
         .iter()
         .map(segment)
-        .map(|segment| node::draft::millivolts(&segment))
+        .map(|segment| EcgInput::from(&segment))
         .collect()
 }
 
@@ -41,14 +42,14 @@ fn copy(from: &Path, to: &Path) {
 fn the_shipped_bundle_drafts_three_ecgs_together_as_it_drafts_them_alone() {
     let bundle = Bundle::load(&shipped(), &Device::Cpu).unwrap();
     let drafter = BundleDrafter::new(bundle.into(), DecodeOptions::default());
-    let ecgs = millivolts();
+    let ecgs = inputs();
     let together: Vec<String> = drafter
         .draft(&ecgs)
         .unwrap()
         .into_iter()
         .map(|draft| draft.text)
         .collect();
-    let alone = |ecg: &Vec<f32>| drafter.draft(std::slice::from_ref(ecg)).unwrap().remove(0).text;
+    let alone = |ecg: &EcgInput| drafter.draft(std::slice::from_ref(ecg)).unwrap().remove(0).text;
     assert_eq!(together, ecgs.iter().map(alone).collect::<Vec<_>>());
 }
 

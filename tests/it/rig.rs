@@ -15,6 +15,7 @@ use ecg::report::{BundleLineage, DecodeParameters};
 use ecg::segment::LeadOrigin;
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
 use model::generate::Finish;
+use model::meit::EcgInput;
 use node::drafter::{DraftText, Drafter};
 use node::metrics::NodeSummary;
 use node::settings::NodeSettings;
@@ -194,9 +195,12 @@ impl Rig {
 pub struct SumDrafter;
 
 impl Drafter for SumDrafter {
-    fn draft(&self, ecgs: &[Vec<f32>]) -> anyhow::Result<Vec<DraftText>> {
-        let text = |ecg: &Vec<f32>| DraftText {
-            text: format!("samples sum to {:.6}", ecg.iter().copied().map(f64::from).sum::<f64>()),
+    fn draft(&self, ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>> {
+        let text = |ecg: &EcgInput| DraftText {
+            text: format!(
+                "samples sum to {:.6}",
+                ecg.millivolts.iter().copied().map(f64::from).sum::<f64>()
+            ),
             tokens: 4,
             logprob_mean: -0.5,
             logprob_min: -2.0,

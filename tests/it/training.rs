@@ -54,6 +54,8 @@ fn settings() -> TrainSettings {
         scp_positives_min: 3,
         validate_every: 2,
         prompt: "write the report of this ecg".to_owned(),
+        evidence: model::evidence::Evidence::Measurements,
+        evidence_dropout: 0.15,
         name: "tiny".to_owned(),
     }
 }

@@ -16,7 +16,8 @@ use ecg::lead::Lead;
 use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
 use model::bundle::Bundle;
 use model::generate::DecodeOptions;
-use node::draft::{Abstain, abstains, millivolts};
+use model::meit::EcgInput;
+use node::draft::{Abstain, abstains};
 use node::validate::{TextFault, validate};
 use serde::Serialize;
 
@@ -150,7 +151,7 @@ fn draft(segment: &Segment, bundle: &Bundle) -> anyhow::Result<Result<String, Ab
     }
     let drafts = bundle
         .drafting()
-        .draft(&[millivolts(segment)], &DecodeOptions::default())
+        .draft(&[EcgInput::from(segment)], &DecodeOptions::default())
         .context("draft the report")?;
     let Some(text) = drafts.into_iter().next().map(|draft| draft.text) else {
         return Ok(Err(Abstain::Text(TextFault::Empty)));

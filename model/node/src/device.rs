@@ -8,14 +8,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use model::meit::EcgInput;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::drafter::{DraftText, Drafter};
 
 /// A batch for the device.
 pub struct Work {
-    /// ECGs of 12 x 5000 filtered millivolts, lead-major, standard lead order.
-    pub ecgs: Vec<Vec<f32>>,
+    /// What to draft.
+    pub ecgs: Vec<EcgInput>,
     /// Where the answer goes; nobody need wait for it.
     pub answer: oneshot::Sender<anyhow::Result<Answer>>,
 }
@@ -74,7 +75,7 @@ impl Drop for Device {
     }
 }
 
-fn run(drafter: &dyn Drafter, ecgs: &[Vec<f32>]) -> anyhow::Result<Answer> {
+fn run(drafter: &dyn Drafter, ecgs: &[EcgInput]) -> anyhow::Result<Answer> {
     let started = Instant::now();
     let texts = drafter
         .draft(ecgs)
@@ -100,7 +101,7 @@ mod tests {
     async fn ask(device: &Device, batch: usize) -> anyhow::Result<Answer> {
         let (answer, answered) = oneshot::channel();
         let work = Work {
-            ecgs: vec![vec![0.0]; batch],
+            ecgs: vec![EcgInput::default(); batch],
             answer,
         };
         drop(device.reserve().await.context("ended")?.send(work));

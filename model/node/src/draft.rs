@@ -13,7 +13,6 @@ use crate::drafter::{DraftText, finish_name};
 use crate::validate::{TextFault, validate};
 
 /// Microvolts a millivolt.
-const UV_PER_MV: f32 = 1000.0;
 /// [`DraftReport::finish_reason`] of a segment that the model never saw.
 const NOT_RUN: &str = "not_run";
 
@@ -77,16 +76,6 @@ pub fn abstains(segment: &Segment) -> Option<Abstain> {
         return Some(Abstain::Rejected);
     }
     segment.reasons.contains(&Reason::Paced).then_some(Abstain::Paced)
-}
-
-/// The model's input: 12 x 5000 filtered millivolts, lead-major, standard lead order.
-pub fn millivolts(segment: &Segment) -> Vec<f32> {
-    let mv_per_unit = segment.uv_per_unit / UV_PER_MV;
-    segment
-        .filtered
-        .iter()
-        .map(|&sample| f32::from(sample) * mv_per_unit)
-        .collect()
 }
 
 /// The draft of a segment that the model has written about.
@@ -212,7 +201,10 @@ mod tests {
         let mut segment = segment(7);
         segment.uv_per_unit = 2.5;
         segment.filtered[5001] = -400;
-        let millivolts = millivolts(&segment);
-        assert_eq!((millivolts.len(), millivolts[5001], millivolts[0]), (60_000, -1.0, 0.0));
+        let input = model::meit::EcgInput::from(&segment);
+        assert_eq!(
+            (input.millivolts.len(), input.millivolts[5001], input.millivolts[0]),
+            (60_000, -1.0, 0.0)
+        );
     }
 }

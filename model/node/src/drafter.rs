@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use ecg::report::{BundleLineage, DecodeParameters};
 use model::bundle::Bundle;
 use model::generate::{DecodeOptions, Finish};
+use model::meit::EcgInput;
 
 /// One text, before it is validated.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,11 +28,11 @@ pub struct DraftText {
 
 /// Writes texts about ECGs.
 pub trait Drafter: Send + Sync {
-    /// One text for each ECG of 12 x 5000 filtered millivolts, lead-major, standard lead order.
+    /// One text for each ECG.
     ///
     /// # Errors
     /// When the device fails; no ECG of the right length is at fault.
-    fn draft(&self, ecgs: &[Vec<f32>]) -> anyhow::Result<Vec<DraftText>>;
+    fn draft(&self, ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>>;
 
     /// What writes, by hash.
     fn lineage(&self) -> BundleLineage;
@@ -54,7 +55,7 @@ impl BundleDrafter {
 }
 
 impl Drafter for BundleDrafter {
-    fn draft(&self, ecgs: &[Vec<f32>]) -> anyhow::Result<Vec<DraftText>> {
+    fn draft(&self, ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>> {
         let drafted = self
             .bundle
             .drafting()

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use ecg::segment::{Segment, SegmentError};
 use ecg::topic;
+use model::meit::EcgInput;
 use service::kafka::sink::Sink;
 use service::kafka::source::{Event, Record, Source};
 use service::settings::Check as _;
@@ -38,7 +39,7 @@ use tokio::task::JoinHandle;
 use crate::batch::{BatchLimits, Batcher, Urgency};
 use crate::deliver::{Deliverer, Delivery, Job};
 use crate::device::{Device, Work};
-use crate::draft::{Author, abstains, millivolts};
+use crate::draft::{Author, abstains};
 use crate::drafter::Drafter;
 use crate::ledger::{Claim, Ledger};
 use crate::metrics::{Metrics, NodeSummary};
@@ -230,7 +231,7 @@ impl Node {
     async fn start_batch(&mut self, permit: Option<mpsc::OwnedPermit<Work>>) -> anyhow::Result<()> {
         let permit = permit.context("the device thread panicked")?;
         let jobs = self.batch.take();
-        let ecgs = jobs.iter().map(|job| millivolts(&job.segment)).collect();
+        let ecgs = jobs.iter().map(|job| EcgInput::from(&job.segment)).collect();
         let (sender, answer) = oneshot::channel();
         permit.send(Work { ecgs, answer: sender });
         self.deliver(Delivery::Batch { jobs, answer }).await

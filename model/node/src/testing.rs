@@ -9,6 +9,7 @@ use ecg::LEADS;
 use ecg::report::{BundleLineage, DecodeParameters};
 use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Segment};
 use model::generate::Finish;
+use model::meit::EcgInput;
 
 use crate::draft::Author;
 use crate::drafter::{DraftText, Drafter};
@@ -39,7 +40,7 @@ impl FakeDrafter {
 }
 
 impl Drafter for FakeDrafter {
-    fn draft(&self, ecgs: &[Vec<f32>]) -> anyhow::Result<Vec<DraftText>> {
+    fn draft(&self, ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>> {
         let Some(words) = &self.text else {
             anyhow::bail!("out of memory");
         };

@@ -1,0 +1,116 @@
+//! What was measured of an ECG, as words of the prompt.
+//!
+//! Place: between a segment's measurements and `prompt::instruction`. Invariant: a pure function of the measurements, rounded so
+//! coarsely that every value is one the training set has seen; what was not measured is said to be unknown.
+
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+
+use ecg::segment::Measurements;
+use serde::{Deserialize, Serialize};
+
+/// What a bundle's prompt tells the model beside the ECG.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// Nothing: the model sees the ECG alone.
+    #[default]
+    None,
+    /// Heart rate, RR variability, intervals and axis.
+    Measurements,
+}
+
+impl FromStr for Evidence {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "none" => Ok(Evidence::None),
+            "measurements" => Ok(Evidence::Measurements),
+            _ => Err(format!("evidence is {name}: must be none or measurements")),
+        }
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Evidence::None => "none",
+            Evidence::Measurements => "measurements",
+        })
+    }
+}
+
+impl Evidence {
+    /// The words, or None where the prompt carries no evidence.
+    pub fn words(self, measurements: &Measurements) -> Option<String> {
+        match self {
+            Evidence::None => None,
+            Evidence::Measurements => Some(words(measurements)),
+        }
+    }
+}
+
+/// Steps to which the values are rounded: beats a minute, percent of the mean RR interval, milliseconds, degrees.
+const RATE_STEP: f32 = 5.0;
+const RR_SD_STEP: f32 = 2.0;
+const PR_STEP: f32 = 20.0;
+const QRS_STEP: f32 = 10.0;
+const QTC_STEP: f32 = 20.0;
+const AXIS_STEP: f32 = 15.0;
+
+fn words(m: &Measurements) -> String {
+    let rr_sd_percent = m
+        .rr_sd_ms
+        .zip(m.heart_rate_bpm)
+        .map(|(sd, bpm)| 100.0 * sd * bpm / 60_000.0);
+    let facts = [
+        ("rate", m.heart_rate_bpm, RATE_STEP, 20.0..=250.0),
+        ("rr", rr_sd_percent, RR_SD_STEP, 0.0..=40.0),
+        ("pr", m.pr_ms, PR_STEP, 80.0..=400.0),
+        ("qrs", m.qrs_ms, QRS_STEP, 50.0..=200.0),
+        ("qtc", m.qtc_ms, QTC_STEP, 300.0..=600.0),
+        ("axis", m.axis_degrees, AXIS_STEP, -180.0..=180.0),
+    ];
+    let mut text = String::new();
+    for (name, value, step, range) in facts {
+        let value = value.filter(|v| v.is_finite());
+        match value.map(|v| (v.clamp(*range.start(), *range.end()) / step).round() * step) {
+            // an i64 has no negative zero
+            Some(v) => write!(text, " {name} {}", v as i64),
+            None => write!(text, " {name} unknown"),
+        }
+        .expect("a String takes what is written");
+    }
+    text.trim_start().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_rounded_and_what_is_not_measured_is_unknown() {
+        let m = Measurements {
+            heart_rate_bpm: Some(71.6),
+            rr_sd_ms: Some(50.0),
+            qrs_ms: Some(94.0),
+            axis_degrees: Some(-5.0),
+            ..Measurements::default()
+        };
+        let text = Evidence::Measurements.words(&m).unwrap();
+        assert_eq!(text, "rate 70 rr 6 pr unknown qrs 90 qtc unknown axis 0");
+        assert_eq!(Evidence::None.words(&m), None);
+    }
+
+    #[test]
+    fn values_out_of_range_are_held_at_its_ends() {
+        let m = Measurements {
+            heart_rate_bpm: Some(1e6),
+            pr_ms: Some(f32::NAN),
+            ..Measurements::default()
+        };
+        let text = Evidence::Measurements.words(&m).unwrap();
+        assert!(text.starts_with("rate 250 rr unknown pr unknown"), "{text}");
+    }
+}
