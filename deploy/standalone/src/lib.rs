@@ -4,6 +4,7 @@
 //! recording, the processes do with a segment.
 
 pub mod assets;
+pub mod bench;
 pub mod demo;
 pub mod draft_line;
 pub mod report;

@@ -3,7 +3,7 @@
 //! Place: the binary that `cargo run` starts. Invariant: holds no logic; every subcommand is a module of the library.
 
 use clap::{Args as _, Command, FromArgMatches as _, Parser, Subcommand};
-use standalone::{demo, report};
+use standalone::{bench, demo, report};
 
 /// Tensors are large and short-lived; the system allocator returns and faults their pages at every operation.
 #[global_allocator]
@@ -23,6 +23,8 @@ enum Meit {
     Demo(demo::Arguments),
     /// Reads one WFDB recording: measurements, quality, draft, and a picture on request.
     Report(report::Arguments),
+    /// Measures how fast a part is on this machine, as JSON.
+    Bench(bench::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,6 +32,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Some(Meit::Demo(arguments)) => demo::run(&arguments),
         Some(Meit::Report(arguments)) => report::run(&arguments),
+        Some(Meit::Bench(arguments)) => bench::run(&arguments),
         None => {
             let defaults = demo::Arguments::augment_args(Command::new("demo")).get_matches_from(["demo"]);
             demo::run(&demo::Arguments::from_arg_matches(&defaults)?)

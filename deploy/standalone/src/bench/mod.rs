@@ -1,0 +1,30 @@
+//! `meit bench`: how fast the parts are on this machine, as JSON.
+//!
+//! Place: beside the demo; each part has a module. Invariant: a figure is measured in the run that prints it, and the object
+//! says over what and by which clock.
+
+pub mod dsp;
+
+/// Arguments of `meit bench`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    part: Part,
+}
+
+/// The parts that can be measured.
+#[derive(clap::Subcommand, Debug)]
+enum Part {
+    /// Signal processing of whole windows: filter, beats, signal-to-noise ratio, quality, measurements.
+    Dsp(dsp::Arguments),
+}
+
+/// Measures the part and prints one JSON object.
+///
+/// # Errors
+/// What the part's own measurement fails with.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    match &arguments.part {
+        Part::Dsp(arguments) => dsp::run(arguments),
+    }
+}
