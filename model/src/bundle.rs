@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{DecoderConfig, EncoderConfig};
+use crate::architecture::Architecture;
+use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::meit::{Drafting, Meit};
@@ -62,7 +63,6 @@ pub struct Lineage {
 pub struct Bundle {
     id: String,
     manifest: Manifest,
-    decoder_config: DecoderConfig,
     drafting: Drafting,
 }
 
@@ -84,11 +84,11 @@ impl Bundle {
         for part in PARTS {
             check_hash(dir, part, &manifest)?;
         }
-        let decoder_config: DecoderConfig = parse(&dir.join(DECODER_CONFIG), &read(&dir.join(DECODER_CONFIG))?)?;
+        let architecture = Architecture::read(&dir.join(DECODER_CONFIG))?;
         let encoder = Weights::load(&[&dir.join(ENCODER)], DType::F32, device)?;
         let decoder = Weights::load(&[&dir.join(DECODER)], DType::F32, device)?;
         let drafting = Drafting {
-            model: Meit::load(&encoder, &manifest.encoder, &decoder, &decoder_config)?,
+            model: Meit::assemble(&encoder, &manifest.encoder, &decoder, &architecture)?,
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,
@@ -99,7 +99,6 @@ impl Bundle {
         Ok(Self {
             id: short(&sha256(&bytes)),
             manifest,
-            decoder_config,
             drafting,
         })
     }
@@ -111,10 +110,6 @@ impl Bundle {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
-    }
-
-    pub fn decoder_config(&self) -> &DecoderConfig {
-        &self.decoder_config
     }
 
     pub fn drafting(&self) -> &Drafting {

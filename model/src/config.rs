@@ -1,13 +1,16 @@
-//! Sizes of the decoder (Hugging Face's config.json) and of the encoder (bundle.json).
+//! Sizes of a decoder that is trained from nothing (its config.json) and of the encoder (bundle.json).
 //!
-//! Place: read once at load. Invariant: a config that passes `validate` describes tensors that fit together.
+//! Place: written by training, read once at load; checkpoints of other families are read by `architecture`. Invariant: a
+//! config that becomes an architecture describes tensors that fit together.
 
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::Architecture;
 use crate::error::{Error, Result};
+use crate::rotary::RopeParameters;
 use crate::weights::Weights;
 
-/// A `LlamaForCausalLM` config.json; unknown keys are ignored, as every transformers version adds some.
+/// The config.json of a `LlamaForCausalLM`, as training from nothing writes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecoderConfig {
     pub model_type: String,
@@ -40,40 +43,6 @@ pub struct DecoderConfig {
     pub pad_token_id: Option<u32>,
 }
 
-/// `rope_scaling` (older) or `rope_parameters` (newer) of config.json.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RopeParameters {
-    #[serde(default)]
-    pub rope_theta: Option<f64>,
-    #[serde(default, alias = "type")]
-    pub rope_type: Option<String>,
-    #[serde(default)]
-    pub factor: Option<f64>,
-    #[serde(default)]
-    pub low_freq_factor: Option<f64>,
-    #[serde(default)]
-    pub high_freq_factor: Option<f64>,
-    #[serde(default)]
-    pub original_max_position_embeddings: Option<f64>,
-}
-
-/// How rotary frequencies are stretched.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    None,
-    Linear {
-        factor: f64,
-    },
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
-}
-
-const ROPE_THETA_DEFAULT: f64 = 10_000.0;
-
 impl DecoderConfig {
     /// Key/value heads: as many as query heads where the config does not say.
     pub fn kv_heads(&self) -> usize {
@@ -84,60 +53,11 @@ impl DecoderConfig {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    pub fn rope_theta(&self) -> f64 {
-        let newer = self.rope_parameters.as_ref().and_then(|p| p.rope_theta);
-        newer.or(self.rope_theta).unwrap_or(ROPE_THETA_DEFAULT)
-    }
-
-    /// The scaling that `validate` accepted; unknown kinds never get here.
-    pub fn rope_scaling(&self) -> RopeScaling {
-        let Some(p) = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()) else {
-            return RopeScaling::None;
-        };
-        let factor = p.factor.unwrap_or(1.0);
-        match p.rope_type.as_deref() {
-            Some("linear") => RopeScaling::Linear { factor },
-            Some("llama3") => RopeScaling::Llama3 {
-                factor,
-                low: p.low_freq_factor.unwrap_or(1.0),
-                high: p.high_freq_factor.unwrap_or(4.0),
-                original: p.original_max_position_embeddings.unwrap_or(8192.0),
-            },
-            _ => RopeScaling::None,
-        }
-    }
-
     /// # Errors
     /// [`Error::Config`] with the key, the value and the bound.
-    pub fn validate(&self) -> Result<()> {
-        let fail = |key, value: &dyn std::fmt::Display, bound: &str| {
-            Err(Error::Config {
-                key,
-                value: value.to_string(),
-                bound: bound.to_owned(),
-            })
-        };
-        if self.model_type != "llama" {
-            return fail("model_type", &self.model_type, "this build runs llama");
-        }
-        if self.num_attention_heads == 0 || self.kv_heads() == 0 {
-            return fail("num_attention_heads", &self.num_attention_heads, "at least 1");
-        }
-        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
-            return fail(
-                "num_key_value_heads",
-                &self.kv_heads(),
-                "must divide num_attention_heads",
-            );
-        }
-        if !self.head_dim().is_multiple_of(2) || self.head_dim() == 0 {
-            return fail("head_dim", &self.head_dim(), "must be even, for rotary positions");
-        }
-        let scaling = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        match scaling.and_then(|p| p.rope_type.as_deref()) {
-            None | Some("default" | "linear" | "llama3") => Ok(()),
-            Some(kind) => fail("rope_type", &kind, "one of default, linear, llama3"),
-        }
+    pub fn architecture(&self) -> Result<Architecture> {
+        let json = serde_json::to_value(self).map_err(|source| Error::DecoderConfig { source })?;
+        Architecture::from_json(&json)
     }
 }
 

@@ -1,63 +1,87 @@
-//! LLaMA-family decoder: embeddings, pre-norm layers, tied or separate output head.
+//! The language model: embeddings, layers and output head of any backbone family.
 //!
 //! Place: after `prefix`; called by `generate` step by step and by training on whole rows.
-//! Shapes: ids (B, T) -> logits (B, T, V). Tensor names are those of Hugging Face checkpoints.
+//! Shapes: ids (B, T) -> logits (B, T, V). What differs between families is in `architecture`.
 
-use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
-use crate::attention::{Attention, Rope, causal_mask};
+use candle_core::{DType, Device, Tensor};
+
+use crate::architecture::{Activation, Architecture, Positions, Residual};
+use crate::attention::{Attention, Step};
 use crate::cache::Cache;
-use crate::config::DecoderConfig;
 use crate::error::Result;
-use crate::layers::{Linear, RmsNorm, widen};
+use crate::layers::widen;
+use crate::mask::{Columns, Masks};
 use crate::mode::Mode;
+use crate::norm::NormLayer;
 use crate::prefix::EcgPrefix;
+use crate::projection::{Projection, Site};
 use crate::weights::Weights;
 
-/// The language model.
+/// The language model. A clone shares the weights.
+#[derive(Clone)]
 pub struct Decoder {
-    embed_tokens: Tensor,
+    architecture: Arc<Architecture>,
+    embedding: Embedding,
     layers: Vec<Layer>,
-    norm: RmsNorm,
-    lm_head: Linear,
-    rope: Rope,
+    final_norm: Option<NormLayer>,
+    project_out: Option<Projection>,
+    head: Projection,
 }
 
+#[derive(Clone)]
+struct Embedding {
+    tokens: Tensor,
+    positions: Option<Tensor>,
+    norm: Option<NormLayer>,
+    project_in: Option<Projection>,
+}
+
+#[derive(Clone)]
 struct Layer {
-    input_layernorm: RmsNorm,
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+    attention_norm: NormLayer,
+    attention: Attention,
+    mlp_norm: Option<NormLayer>,
+    mlp: Mlp,
+    residual: Residual,
+}
+
+#[derive(Clone)]
+struct Mlp {
+    gate: Option<Projection>,
+    up: Projection,
+    down: Projection,
+    activation: Activation,
 }
 
 impl Decoder {
-    /// Reads a checkpoint of `LlamaForCausalLM`.
+    /// Reads a checkpoint of the architecture's `...ForCausalLM` class, or of its bare model.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape than the config says.
-    pub fn load(w: &Weights, config: &DecoderConfig) -> Result<Self> {
-        config.validate()?;
-        let (v, c) = (config.vocab_size, config.hidden_size);
-        let body = w.pp("model");
-        let embed_tokens = body.pp("embed_tokens").get(&[v, c], "weight")?;
-        let lm_head = if config.tie_word_embeddings {
-            Linear::tied(embed_tokens.clone())
-        } else {
-            Linear::load(&w.pp("lm_head"), c, v)?
-        };
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| Layer::load(&body.pp(format!("layers.{i}")), config, i))
-            .collect::<Result<Vec<_>>>()?;
-        let norm = RmsNorm::load(&body.pp("norm"), c, config.rms_norm_eps)?;
+    /// A tensor that is missing or has another shape than the architecture says.
+    pub fn load(w: &Weights, architecture: &Architecture) -> Result<Self> {
+        let (a, names) = (architecture, &architecture.names);
+        let (root, body) = (Site::root(w, a), Site::body(w, a));
+        let embedding = Embedding::load(&body, a)?;
+        let layers = body.pp(names.layers);
+        let project_out = names.project_out;
         Ok(Self {
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            rope: Rope::new(config),
+            head: root.head(&embedding.tokens)?,
+            layers: (0..a.layers.len())
+                .map(|i| Layer::load(&layers.pp(i), a, i))
+                .collect::<Result<_>>()?,
+            final_norm: names.final_norm.map(|name| body.norm(name)).transpose()?,
+            project_out: project_out
+                .map(|name| body.projection(name, a.hidden_size, a.embed_size, false))
+                .transpose()?,
+            embedding,
+            architecture: Arc::new(a.clone()),
         })
+    }
+
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// An empty cache for this decoder.
@@ -67,13 +91,18 @@ impl Decoder {
 
     /// The dtype of the weights.
     pub fn dtype(&self) -> DType {
-        self.embed_tokens.dtype()
+        self.embedding.tokens.dtype()
     }
 
     /// Each layer's key/value prefix of ECG embeddings e (B, P, D), once per request.
     pub fn prefix(&self, e: &Tensor) -> candle_core::Result<EcgPrefix> {
+        self.prefix_in(e, &Mode::Eval)
+    }
+
+    /// As [`Self::prefix`], in training where `mode` says so.
+    pub fn prefix_in(&self, e: &Tensor, mode: &Mode) -> candle_core::Result<EcgPrefix> {
         let e = e.to_dtype(self.dtype())?;
-        let layers = self.layers.iter().map(|layer| layer.self_attn.prefix(&e));
+        let layers = self.layers.iter().map(|layer| layer.attention.prefix(&e, mode));
         Ok(EcgPrefix::new(layers.collect::<candle_core::Result<Vec<_>>>()?))
     }
 
@@ -86,7 +115,7 @@ impl Decoder {
         mode: &Mode,
     ) -> candle_core::Result<Tensor> {
         let x = self.hidden(ids, prefix, cache, mode)?;
-        widen(&self.lm_head.forward(&x)?)
+        widen(&self.head.forward(&x, mode)?)
     }
 
     /// As [`Self::forward`], for the last position only: (B, V).
@@ -98,7 +127,7 @@ impl Decoder {
     ) -> candle_core::Result<Tensor> {
         let x = self.hidden(ids, prefix, cache, &Mode::Eval)?;
         let last = x.narrow(1, x.dim(1)? - 1, 1)?.squeeze(1)?; // (B, C)
-        widen(&self.lm_head.forward(&last)?)
+        widen(&self.head.forward(&last, &Mode::Eval)?)
     }
 
     fn hidden(
@@ -108,47 +137,161 @@ impl Decoder {
         cache: &mut Cache,
         mode: &Mode,
     ) -> candle_core::Result<Tensor> {
-        let (b, t) = ids.dims2()?;
-        let (_, c) = self.embed_tokens.dims2()?;
-        let (dtype, device) = (self.dtype(), ids.device());
-        let rotation = self.rope.rotation(cache.len(), t, dtype, device)?;
-        let p = prefix.and_then(|p| p.layer(0)).map_or(Ok(0), |(k, _)| k.dim(2))?;
-        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        let mask = causal_mask(t, cache.len(), p, wide, device)?;
-        let mut x = self
-            .embed_tokens
-            .index_select(&ids.flatten_all()?, 0)?
-            .reshape((b, t, c))?;
-        x = mode.dropout(&x)?;
+        let (_, t) = ids.dims2()?;
+        let step = self.step(t, prefix, cache.len(), ids.device(), mode)?;
+        let mut x = mode.dropout(&self.embed(ids, cache.len(), mode)?)?;
         for layer in &self.layers {
-            let y = layer
-                .self_attn
-                .forward(&layer.input_layernorm.forward(&x)?, &rotation, &mask, prefix, cache)?;
-            x = (x + mode.dropout(&y)?)?;
-            let y = layer.mlp(&layer.post_attention_layernorm.forward(&x)?)?;
-            x = (x + mode.dropout(&y)?)?;
+            x = layer.forward(&x, &step, cache)?;
         }
         cache.advance(t);
-        self.norm.forward(&x)
+        if let Some(norm) = &self.final_norm {
+            x = norm.forward(&x)?;
+        }
+        self.project_out.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, mode))
+    }
+
+    /// What the layers need to know of `t` tokens after `past` cached ones.
+    fn step<'a>(
+        &self,
+        t: usize,
+        prefix: Option<&'a EcgPrefix>,
+        past: usize,
+        device: &Device,
+        mode: &'a Mode<'a>,
+    ) -> candle_core::Result<Step<'a>> {
+        let dtype = self.dtype();
+        let rotation = match &self.architecture.positions {
+            Positions::Rotary(rope) => Some(rope.rotation(past, t, dtype, device)?),
+            Positions::Learned { .. } | Positions::Alibi => None,
+        };
+        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let columns = Columns {
+            prefix: prefix.map_or(Ok(0), EcgPrefix::tokens)?,
+            past,
+            t,
+        };
+        Ok(Step {
+            rotation,
+            masks: Masks::new(&self.architecture, columns, wide, device)?,
+            prefix,
+            mode,
+        })
+    }
+
+    /// ids (B, T), the first at text position `past` -> (B, T, C).
+    fn embed(&self, ids: &Tensor, past: usize, mode: &Mode) -> candle_core::Result<Tensor> {
+        let (b, t) = ids.dims2()?;
+        let Embedding {
+            tokens,
+            positions,
+            norm,
+            project_in,
+        } = &self.embedding;
+        let (_, width) = tokens.dims2()?;
+        let mut x = tokens.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, width))?;
+        if let Some(projection) = project_in {
+            x = projection.forward(&x, mode)?;
+        }
+        if let (Some(table), Positions::Learned { rows, offset }) = (positions, &self.architecture.positions) {
+            let (from, end) = (past + offset, past + offset + t);
+            if end > *rows {
+                candle_core::bail!(
+                    "text of {} tokens: the decoder has {} positions",
+                    past + t,
+                    rows - offset
+                );
+            }
+            x = x.broadcast_add(&table.narrow(0, from, t)?)?;
+        }
+        norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
+    }
+}
+
+impl Embedding {
+    fn load(body: &Site, a: &Architecture) -> Result<Self> {
+        let names = &a.names;
+        let positions = match (&a.positions, names.learned_positions) {
+            (Positions::Learned { rows, .. }, Some(name)) => {
+                Some(body.pp(name).tensor(&[*rows, a.hidden_size], "weight")?)
+            }
+            _ => None,
+        };
+        let project_in = names.project_in;
+        Ok(Self {
+            tokens: body.pp(names.embed).tensor(&[a.vocab_size, a.embed_size], "weight")?,
+            positions,
+            norm: names.embed_norm.map(|name| body.norm(name)).transpose()?,
+            project_in: project_in
+                .map(|name| body.projection(name, a.embed_size, a.hidden_size, false))
+                .transpose()?,
+        })
     }
 }
 
 impl Layer {
-    fn load(w: &Weights, config: &DecoderConfig, index: usize) -> Result<Self> {
-        let (c, m) = (config.hidden_size, config.intermediate_size);
-        let mlp = w.pp("mlp");
+    fn load(site: &Site, a: &Architecture, index: usize) -> Result<Self> {
+        let (names, c, m) = (&a.names, a.hidden_size, a.mlp_size);
+        let widen = |name| site.projection(name, c, m, a.biases.mlp);
         Ok(Self {
-            input_layernorm: RmsNorm::load(&w.pp("input_layernorm"), c, config.rms_norm_eps)?,
-            self_attn: Attention::load(&w.pp("self_attn"), config, index)?,
-            post_attention_layernorm: RmsNorm::load(&w.pp("post_attention_layernorm"), c, config.rms_norm_eps)?,
-            gate_proj: Linear::load(&mlp.pp("gate_proj"), c, m)?,
-            up_proj: Linear::load(&mlp.pp("up_proj"), c, m)?,
-            down_proj: Linear::load(&mlp.pp("down_proj"), m, c)?,
+            attention_norm: site.norm(names.attention_norm)?,
+            attention: Attention::load(site, a, index)?,
+            mlp_norm: names.mlp_norm.map(|name| site.norm(name)).transpose()?,
+            mlp: Mlp {
+                gate: names.gate.map(widen).transpose()?,
+                up: widen(names.up)?,
+                down: site.projection(names.down, m, c, a.biases.mlp)?,
+                activation: a.activation,
+            },
+            residual: a.residual,
         })
     }
 
-    fn mlp(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let gate = self.gate_proj.forward(x)?.silu()?;
-        self.down_proj.forward(&(gate * self.up_proj.forward(x)?)?)
+    fn forward(&self, x: &Tensor, step: &Step, cache: &mut Cache) -> candle_core::Result<Tensor> {
+        let mode = step.mode;
+        let mut attend = |x: &Tensor| mode.dropout(&self.attention.forward(x, step, cache)?);
+        let feed = |x: &Tensor| mode.dropout(&self.mlp.forward(x, mode)?);
+        // a family with one norm gives both halves the same input
+        let mlp_norm = |x: &Tensor| self.mlp_norm.as_ref().unwrap_or(&self.attention_norm).forward(x);
+        match self.residual {
+            Residual::PreNorm => {
+                let x = (x + attend(&self.attention_norm.forward(x)?)?)?;
+                &x + feed(&mlp_norm(&x)?)?
+            }
+            Residual::PostNorm => {
+                let x = self.attention_norm.forward(&(x + attend(x)?)?)?;
+                mlp_norm(&(&x + feed(&x)?)?)
+            }
+            Residual::FromNorm => {
+                let x = self.attention_norm.forward(x)?;
+                let x = mlp_norm(&(&x + attend(&x)?)?)?;
+                &x + feed(&x)?
+            }
+            Residual::Parallel => {
+                let y = (x + attend(&self.attention_norm.forward(x)?)?)?;
+                y + feed(&mlp_norm(x)?)?
+            }
+        }
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
+        let up = self.up.forward(x, mode)?;
+        let y = match &self.gate {
+            None => self.activation.apply(&up)?,
+            Some(gate) => (self.activation.apply(&gate.forward(x, mode)?)? * up)?,
+        };
+        self.down.forward(&y, mode)
+    }
+}
+
+impl Activation {
+    fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::GeluTanh => x.gelu(),
+            Self::GeluErf => x.gelu_erf(),
+            Self::Relu => x.relu(),
+            Self::Silu => x.silu(),
+        }
     }
 }

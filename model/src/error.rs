@@ -13,6 +13,8 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("parse {path}")]
     Json { path: PathBuf, source: serde_json::Error },
+    #[error("read the decoder's config")]
+    DecoderConfig { source: serde_json::Error },
     #[error("tensor {name} is missing from the weights")]
     MissingTensor { name: String },
     #[error("tensor {name} has shape {got:?}, expected {expected:?}")]

@@ -1,15 +1,16 @@
-//! Layers with exact gradients: linear, 1-D convolution, RMS norm.
+//! Layers with exact gradients: linear and 1-D convolution.
 //!
-//! Place: below `encoder`, `projector` and `decoder`. candle's fused norms have no backward and its conv1d has a wrong
-//! kernel gradient (0.11.1), so these are composed of operations whose gradients were checked; tests compare each with
-//! finite differences. Signals are laid out (B, S, C): a convolution is one gather and one matrix product.
+//! Place: below `encoder`, `projector` and `decoder`. candle's conv1d has a wrong kernel gradient (0.11.1),
+//! so it is composed of operations whose gradients were checked; tests compare each layer with finite differences. Signals are laid out (B, S, C): a convolution is one gather and one matrix product.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::error::Result as ModelResult;
+use crate::frozen::matmul_t;
 use crate::weights::Weights;
 
 /// `x W^T + b` over the last axis.
+#[derive(Clone)]
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -23,16 +24,16 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    /// Wraps a weight that is shared with another layer (tied embeddings).
-    pub fn tied(weight: Tensor) -> Self {
-        Self { weight, bias: None }
+    /// A weight (O, I) that may be shared with another layer or a view of another layout, and a bias (O).
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
     }
 
     /// (.., I) -> (.., O).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (outputs, inputs) = self.weight.dims2()?;
         let mut shape = x.dims().to_vec();
-        let y = x.contiguous()?.reshape(((), inputs))?.matmul(&self.weight.t()?)?; // (N, O)
+        let y = matmul_t(&x.contiguous()?.reshape(((), inputs))?, &self.weight)?; // (N, O)
         let y = self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
         *shape.last_mut().expect("a linear layer's input has at least one axis") = outputs;
         y.reshape(shape)
@@ -92,29 +93,6 @@ impl Conv1d {
             .reshape((b * s_out, kernel * c))?
             .matmul(&taps)?
             .reshape((b, s_out, o))
-    }
-}
-
-/// Root-mean-square norm over the last axis, computed in f32 or wider.
-pub struct RmsNorm {
-    weight: Tensor,
-    eps: f64,
-}
-
-impl RmsNorm {
-    pub fn load(w: &Weights, c: usize, eps: f64) -> ModelResult<Self> {
-        Ok(Self {
-            weight: w.get(&[c], "weight")?,
-            eps,
-        })
-    }
-
-    /// (.., C) -> (.., C).
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let wide = widen(x)?;
-        let mean_square = wide.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?;
-        normed.to_dtype(x.dtype())?.broadcast_mul(&self.weight)
     }
 }
 

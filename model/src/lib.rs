@@ -9,6 +9,7 @@
 //! Invariants (tests hold them): a batch of n equals n batches of one; prefix + cache step equals the full forward; every
 //! trainable parameter's gradient equals its finite difference.
 
+pub mod architecture;
 pub mod attention;
 pub mod batch_norm;
 pub mod bundle;
@@ -18,12 +19,18 @@ pub mod decoder;
 pub mod encoder;
 pub mod error;
 pub mod evidence;
+pub mod family;
+pub mod frozen;
 pub mod generate;
 pub mod init;
 pub mod layers;
+pub mod mask;
 pub mod meit;
 pub mod mode;
+pub mod norm;
 pub mod prefix;
+pub mod projection;
 pub mod projector;
 pub mod prompt;
+pub mod rotary;
 pub mod weights;

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use ecg::segment::{Measurements, Segment};
 use ecg::{LEADS, SEGMENT_SAMPLES};
 
+use crate::architecture::Architecture;
 use crate::config::{DecoderConfig, EncoderConfig};
 use crate::decoder::Decoder;
 use crate::encoder::EcgEncoder;
@@ -36,8 +37,21 @@ impl Meit {
         decoder: &Weights,
         decoder_config: &DecoderConfig,
     ) -> Result<Self> {
-        if encoder_config.dim != decoder_config.head_dim() {
-            let bound = format!("must be the decoder's head dimension, {}", decoder_config.head_dim());
+        Self::assemble(encoder, encoder_config, decoder, &decoder_config.architecture()?)
+    }
+
+    /// As [`Self::load`], for a decoder of any family.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn assemble(
+        encoder: &Weights,
+        encoder_config: &EncoderConfig,
+        decoder: &Weights,
+        architecture: &Architecture,
+    ) -> Result<Self> {
+        if encoder_config.dim != architecture.head_dim {
+            let bound = format!("must be the decoder's head dimension, {}", architecture.head_dim);
             return Err(Error::Config {
                 key: "dim",
                 value: encoder_config.dim.to_string(),
@@ -47,7 +61,7 @@ impl Meit {
         Ok(Self {
             encoder: EcgEncoder::load(encoder, encoder_config)?,
             projector: Projector::load(encoder, encoder_config)?,
-            decoder: Decoder::load(decoder, decoder_config)?,
+            decoder: Decoder::load(decoder, architecture)?,
         })
     }
 

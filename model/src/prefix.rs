@@ -4,7 +4,7 @@
 //! Shapes: (B, P, D) -> per layer K, V of (B, K, P, D). Never rotated, never masked.
 //! Source: MEIT section 3.4, eqs 3-5.
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 
 /// The prefix of one batch: keys and values per decoder layer.
 pub struct EcgPrefix {
@@ -20,5 +20,10 @@ impl EcgPrefix {
     /// Keys and values of one layer.
     pub fn layer(&self, index: usize) -> Option<&(Tensor, Tensor)> {
         self.layers.get(index)
+    }
+
+    /// P.
+    pub fn tokens(&self) -> Result<usize> {
+        self.layers.first().map_or(Ok(0), |(k, _)| k.dim(2))
     }
 }

@@ -3,11 +3,12 @@
 //! Place: between safetensors files and the modules. Invariant: a module reads its tensors by their checkpoint names, so a
 //! checkpoint loads without renaming.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
@@ -45,6 +46,16 @@ impl Weights {
         let weights = Self::new(tensors);
         weights.check_finite()?;
         Ok(weights)
+    }
+
+    /// Reads a Hugging Face checkpoint directory: model.safetensors, or the shards that model.safetensors.index.json names.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; an index that cannot be parsed.
+    pub fn load_checkpoint(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let shards: Vec<PathBuf> = shards(dir)?.iter().map(|shard| dir.join(shard)).collect();
+        let shards: Vec<&Path> = shards.iter().map(PathBuf::as_path).collect();
+        Self::load(&shards, dtype, device)
     }
 
     fn check_finite(&self) -> Result<()> {
@@ -99,10 +110,40 @@ impl Weights {
     }
 
     fn path(&self, name: &str) -> String {
+        if name.is_empty() {
+            return self.prefix.clone();
+        }
         if self.prefix.is_empty() {
             name.to_owned()
         } else {
             format!("{}.{name}", self.prefix)
         }
     }
+}
+
+/// A checkpoint in one file.
+pub const SINGLE: &str = "model.safetensors";
+/// Names the shard of every tensor of a checkpoint in many files.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// File names of a checkpoint's shards, sorted.
+///
+/// # Errors
+/// An index that cannot be read or parsed.
+pub fn shards(dir: &Path) -> Result<BTreeSet<String>> {
+    let path = dir.join(INDEX);
+    if !path.exists() {
+        return Ok(BTreeSet::from([SINGLE.to_owned()]));
+    }
+    let bytes = std::fs::read(&path).map_err(|source| Error::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
+    Ok(index.weight_map.into_values().collect())
 }

@@ -1,27 +1,24 @@
-//! The model against tensors that Hugging Face transformers and PyTorch made (tests/golden, scripts beside them).
+//! The encoder against tensors that PyTorch made (tests/golden, script beside them), and what all golden tests share.
 //!
 //! MEIT_GOLDEN_DIR names another directory of the same layout; every size is read from config.json or from the tensors.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, IndexOp, Tensor};
-use model::config::{DecoderConfig, EncoderConfig};
-use model::decoder::Decoder;
+use candle_core::{DType, Device, Tensor};
+use model::config::EncoderConfig;
 use model::encoder::EcgEncoder;
-use model::generate::{DecodeOptions, generate};
 use model::mode::{Mode, Training};
-use model::prefix::EcgPrefix;
 use model::projector::Projector;
 use model::weights::Weights;
 use rand::SeedableRng;
 
 /// Accumulation order differs between the two libraries; both run in f32.
-const LOGITS_ERROR_MAX: f32 = 1e-4;
+pub const LOGITS_ERROR_MAX: f32 = 1e-4;
 /// Relative to a gradient's largest element.
 const GRADIENT_ERROR_MAX: f32 = 1e-2;
 
-fn golden(part: &str) -> PathBuf {
+pub fn golden(part: &str) -> PathBuf {
     let root = std::env::var_os("MEIT_GOLDEN_DIR").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden"),
         PathBuf::from,
@@ -29,145 +26,35 @@ fn golden(part: &str) -> PathBuf {
     root.join(part)
 }
 
-fn load(part: &str) -> Weights {
+/// Directories of one kind, sorted by name.
+pub fn directories(part: &str) -> Vec<PathBuf> {
+    let path = golden(part);
+    let entries = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|p| p.is_dir())
+        .collect();
+    found.sort();
+    found
+}
+
+pub fn load(part: &str) -> Weights {
     Weights::load(&[&golden(part)], DType::F32, &Device::Cpu).unwrap()
 }
 
-fn tensor(w: &Weights, name: &str) -> Tensor {
+pub fn tensor(w: &Weights, name: &str) -> Tensor {
     w.find(name).unwrap_or_else(|| panic!("golden tensor {name}")).clone()
 }
 
-fn error_max(got: &Tensor, expected: &Tensor) -> f32 {
+pub fn error_max(got: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(got.dims(), expected.dims());
     largest(&(got - expected).unwrap())
 }
 
 /// The largest magnitude in a tensor.
-fn largest(t: &Tensor) -> f32 {
+pub fn largest(t: &Tensor) -> f32 {
     let magnitudes = t.abs().unwrap().flatten_all().unwrap();
     magnitudes.max(0).unwrap().to_scalar::<f32>().unwrap()
-}
-
-struct Family {
-    decoder: Decoder,
-    io: Weights,
-    ids: Tensor,
-    lengths: Vec<i64>,
-    ecg: Tensor,
-}
-
-impl Family {
-    fn open(name: &str) -> Self {
-        let text = std::fs::read(golden(&format!("decoders/{name}/config.json"))).unwrap();
-        let config: DecoderConfig = serde_json::from_slice(&text).unwrap();
-        let io = load(&format!("decoders/{name}/io.safetensors"));
-        Self {
-            decoder: Decoder::load(&load(&format!("decoders/{name}/model.safetensors")), &config).unwrap(),
-            ids: tensor(&io, "input_ids").to_dtype(DType::U32).unwrap(),
-            lengths: tensor(&io, "lengths").to_vec1().unwrap(),
-            ecg: tensor(&io, "ecg"),
-            io,
-        }
-    }
-
-    fn logits(&self, prefix: Option<&EcgPrefix>) -> Tensor {
-        self.decoder
-            .forward(&self.ids, prefix, &mut self.decoder.cache(), &Mode::Eval)
-            .unwrap()
-    }
-
-    #[track_caller]
-    fn check(&self, got: &Tensor, name: &str) {
-        let expected = tensor(&self.io, name);
-        for (row, &length) in self.lengths.iter().enumerate() {
-            let real = |t: &Tensor| t.i(row).unwrap().narrow(0, 0, length as usize).unwrap();
-            let error = error_max(&real(got), &real(&expected));
-            assert!(error <= LOGITS_ERROR_MAX, "{name} row {row}: error {error}");
-        }
-    }
-}
-
-#[track_caller]
-fn check_decoder(name: &str) {
-    let family = Family::open(name);
-    family.check(&family.logits(None), "logits_text");
-    let prefix = family.decoder.prefix(&family.ecg).unwrap();
-    family.check(&family.logits(Some(&prefix)), "logits_ecg");
-    let one = family.decoder.prefix(&family.ecg.narrow(1, 0, 1).unwrap()).unwrap();
-    family.check(&family.logits(Some(&one)), "logits_ecg_one");
-}
-
-#[track_caller]
-fn check_greedy(name: &str) {
-    let family = Family::open(name);
-    let expected: Vec<Vec<i64>> = tensor(&family.io, "greedy_ecg").to_vec2().unwrap();
-    for (row, expected) in expected.iter().enumerate() {
-        let prompt = family
-            .ids
-            .narrow(0, row, 1)
-            .unwrap()
-            .narrow(1, 0, family.lengths[row] as usize)
-            .unwrap();
-        let prefix = family.decoder.prefix(&family.ecg.narrow(0, row, 1).unwrap()).unwrap();
-        let options = DecodeOptions {
-            tokens_max: expected.len(),
-            ..DecodeOptions::default()
-        };
-        let rows = generate(&family.decoder, &prompt, Some(&prefix), None, &options).unwrap();
-        let got: Vec<i64> = rows[0].ids.iter().map(|&id| i64::from(id)).collect();
-        assert_eq!(&got, expected, "{name} row {row}");
-    }
-}
-
-#[test]
-fn llama_logits_equal_transformers_with_and_without_the_ecg() {
-    check_decoder("llama");
-}
-
-#[test]
-fn llama3_logits_equal_transformers_with_and_without_the_ecg() {
-    check_decoder("llama3");
-}
-
-#[test]
-fn llama_continues_greedily_as_transformers_does() {
-    check_greedy("llama");
-}
-
-#[test]
-fn llama3_continues_greedily_as_transformers_does() {
-    check_greedy("llama3");
-}
-
-#[test]
-fn prefix_and_cached_steps_equal_the_full_forward() {
-    let family = Family::open("llama3");
-    let prefix = family.decoder.prefix(&family.ecg).unwrap();
-    let full = family.logits(Some(&prefix));
-    let mut cache = family.decoder.cache();
-    for position in 0..family.ids.dim(1).unwrap() {
-        let id = family.ids.narrow(1, position, 1).unwrap();
-        let step = family.decoder.forward_last(&id, Some(&prefix), &mut cache).unwrap();
-        let error = error_max(&step, &full.i((.., position)).unwrap().contiguous().unwrap());
-        assert!(error <= LOGITS_ERROR_MAX, "position {position}: error {error}");
-    }
-}
-
-#[test]
-fn a_batch_of_n_equals_n_batches_of_one() {
-    let family = Family::open("llama");
-    let prefix = family.decoder.prefix(&family.ecg).unwrap();
-    let together = family.logits(Some(&prefix));
-    for row in 0..family.lengths.len() {
-        let prefix = family.decoder.prefix(&family.ecg.narrow(0, row, 1).unwrap()).unwrap();
-        let ids = family.ids.narrow(0, row, 1).unwrap();
-        let alone = family
-            .decoder
-            .forward(&ids, Some(&prefix), &mut family.decoder.cache(), &Mode::Eval)
-            .unwrap();
-        let error = error_max(&alone, &together.narrow(0, row, 1).unwrap());
-        assert!(error <= LOGITS_ERROR_MAX, "row {row}: error {error}");
-    }
 }
 
 struct Trunk {

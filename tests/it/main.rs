@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // every function here is part of a test
 
+mod decoders;
 mod golden;
 mod gradient;
 mod node;

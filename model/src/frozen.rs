@@ -1,0 +1,63 @@
+//! Products with weights that do not learn.
+//!
+//! Place: under every linear layer. candle's matmul backward computes the gradient of both sides and keeps that of every
+//! weight, learning or not; here a frozen weight stays out of the graph: no gradient, no product, no memory for it.
+//! Invariant: values and gradients are those of `x W^T`.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor};
+
+/// `x W^T`: x (N, I), weight (O, I) -> (N, O).
+pub fn matmul_t(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if x.track_op() && !weight.track_op() {
+        x.apply_op1(Frozen { weight: weight.t()? })
+    } else {
+        x.matmul(&weight.t()?)
+    }
+}
+
+/// Right-multiplies by `weight` (I, O), which has no gradient.
+struct Frozen {
+    weight: Tensor,
+}
+
+impl Frozen {
+    fn sizes(&self, x: &Layout) -> Result<(usize, usize, usize, usize)> {
+        let (n, inputs) = x.shape().dims2()?;
+        let (_, outputs) = self.weight.dims2()?;
+        Ok((1, n, outputs, inputs))
+    }
+
+    fn product<S: BackendStorage>(&self, x: &S, layout: &Layout, weight: &S) -> Result<(S, Shape)> {
+        let sizes = self.sizes(layout)?;
+        let (_, n, outputs, _) = sizes;
+        let y = x.matmul(weight, sizes, layout, self.weight.layout())?;
+        Ok((y, Shape::from((n, outputs))))
+    }
+}
+
+impl CustomOp1 for Frozen {
+    fn name(&self) -> &'static str {
+        "frozen-matmul"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (weight, _) = self.weight.storage_and_layout();
+        match &*weight {
+            Storage::Cpu(weight) => self.product(x, layout, weight),
+            _ => candle_core::bail!("frozen-matmul: input on the CPU, weight elsewhere"),
+        }
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (weight, _) = self.weight.storage_and_layout();
+        match &*weight {
+            Storage::Cuda(weight) => self.product(x, layout, weight),
+            _ => candle_core::bail!("frozen-matmul: input on the GPU, weight elsewhere"),
+        }
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.contiguous()?.matmul(&self.weight.t()?)?))
+    }
+}

@@ -1,0 +1,144 @@
+//! A named linear layer of the decoder.
+//!
+//! Place: every matrix of `attention`, `decoder` and the output head is one. Invariant: its name is the module's path in
+//! transformers, whatever the checkpoint left out of it, so that adapters find it.
+
+use candle_core::{Result, Tensor};
+
+use crate::architecture::{Architecture, Orientation};
+use crate::error::Result as ModelResult;
+use crate::layers::Linear;
+use crate::mode::Mode;
+use crate::norm::NormLayer;
+use crate::weights::Weights;
+
+/// `x W^T + b`, by name.
+#[derive(Clone)]
+pub struct Projection {
+    name: String,
+    linear: Linear,
+}
+
+impl Projection {
+    pub fn new(name: String, linear: Linear) -> Self {
+        Self { name, linear }
+    }
+
+    /// The module's path, such as `model.layers.0.self_attn.q_proj`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// (.., I) -> (.., O).
+    pub fn forward(&self, x: &Tensor, _mode: &Mode) -> Result<Tensor> {
+        self.linear.forward(x)
+    }
+
+    /// The layer applied to `tile(e, n)`: e (B, P, D) with n D = I -> (B, P, O).
+    pub fn forward_tiled(&self, e: &Tensor, _mode: &Mode) -> Result<Tensor> {
+        self.linear.forward_tiled(e)
+    }
+}
+
+/// A place in a checkpoint, under the names it has there and in transformers.
+#[derive(Clone)]
+pub struct Site<'a> {
+    weights: Weights,
+    path: String,
+    architecture: &'a Architecture,
+}
+
+impl<'a> Site<'a> {
+    /// The checkpoint's root, where the output head lies.
+    pub fn root(weights: &Weights, architecture: &'a Architecture) -> Self {
+        Self {
+            weights: weights.clone(),
+            path: String::new(),
+            architecture,
+        }
+    }
+
+    /// All but the head. Checkpoints of the bare model (gpt2, bloom and opt on the hub) leave some or all of its name out.
+    pub fn body(weights: &Weights, architecture: &'a Architecture) -> Self {
+        let names = &architecture.names;
+        let mut stored = names.body;
+        let mut view = weights.pp(stored);
+        while view.pp(names.embed).find("weight").is_none() && !stored.is_empty() {
+            stored = stored.split_once('.').map_or("", |(_, rest)| rest);
+            view = weights.pp(stored);
+        }
+        if stored.is_empty() && view.pp(names.embed).find("weight").is_none() {
+            view = weights.pp(names.body); // so that errors name what is missing in full
+        }
+        Self {
+            weights: view,
+            path: names.body.to_owned(),
+            architecture,
+        }
+    }
+
+    pub fn pp(&self, name: impl std::fmt::Display) -> Self {
+        Self {
+            weights: self.weights.pp(&name),
+            path: self.join(&name.to_string()),
+            architecture: self.architecture,
+        }
+    }
+
+    fn join(&self, name: &str) -> String {
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+
+    /// The tensor `name` of exactly this shape.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn tensor(&self, shape: &[usize], name: &str) -> ModelResult<Tensor> {
+        self.weights.get(shape, name)
+    }
+
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn norm(&self, name: &str) -> ModelResult<NormLayer> {
+        NormLayer::load(
+            &self.weights.pp(name),
+            self.architecture.hidden_size,
+            self.architecture.norm,
+        )
+    }
+
+    /// A linear layer I -> O, laid out as the family lays out its layers.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn projection(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> ModelResult<Projection> {
+        let w = self.weights.pp(name);
+        let weight = match self.architecture.names.orientation {
+            Orientation::OutIn => w.get(&[outputs, inputs], "weight")?,
+            Orientation::InOut => w.get(&[inputs, outputs], "weight")?.t()?,
+        };
+        let bias = bias.then(|| w.get(&[outputs], "bias")).transpose()?;
+        Ok(Projection::new(self.join(name), Linear::new(weight, bias)))
+    }
+
+    /// The output head V x E: its own weight, always (V, E), or the tied embedding.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn head(&self, embed_tokens: &Tensor) -> ModelResult<Projection> {
+        let a = self.architecture;
+        let (v, e) = embed_tokens.dims2()?;
+        let w = self.weights.pp(a.names.head);
+        let weight = if a.tied {
+            embed_tokens.clone()
+        } else {
+            w.get(&[v, e], "weight")?
+        };
+        let bias = a.biases.head.then(|| w.get(&[v], "bias")).transpose()?;
+        Ok(Projection::new(self.join(a.names.head), Linear::new(weight, bias)))
+    }
+}

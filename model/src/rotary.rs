@@ -1,0 +1,165 @@
+//! Rotary positions: which dimensions turn, how fast, and in which pairs.
+//!
+//! Place: part of an `architecture`, applied by `attention` to queries and keys of text; the ECG prefix is never rotated.
+//! Invariant: the tables are computed in f64 and rounded once. Source: RoFormer; the `llama3` scaling is that of LLaMA 3.1
+//! (wavelength-dependent interpolation).
+
+use candle_core::{D, DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// `rope_scaling` (older) or `rope_parameters` (newer) of config.json.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RopeParameters {
+    #[serde(default)]
+    pub rope_theta: Option<f64>,
+    #[serde(default, alias = "type")]
+    pub rope_type: Option<String>,
+    #[serde(default)]
+    pub factor: Option<f64>,
+    #[serde(default)]
+    pub low_freq_factor: Option<f64>,
+    #[serde(default)]
+    pub high_freq_factor: Option<f64>,
+    #[serde(default)]
+    pub original_max_position_embeddings: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial_rotary_factor: Option<f64>,
+}
+
+/// Which dimensions form a pair that turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// (i, i + dims / 2), as GPT-NeoX and LLaMA.
+    Halves,
+    /// (2 i, 2 i + 1), as GPT-J.
+    Neighbours,
+}
+
+/// Inverse frequencies of a model's rotary positions, one a pair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    inverse_frequencies: Vec<f64>,
+    pairs: Pairs,
+}
+
+impl Rope {
+    /// The first `dims` dimensions of every head turn.
+    pub fn new(dims: usize, theta: f64, pairs: Pairs) -> Self {
+        let frequency = |i| theta.powf(-((2 * i) as f64) / dims as f64);
+        Self {
+            inverse_frequencies: (0..dims / 2).map(frequency).collect(),
+            pairs,
+        }
+    }
+
+    /// As [`Self::new`], with frequencies stretched as config.json says.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a kind of scaling that is not one of default, linear, llama3.
+    pub fn scaled(dims: usize, theta: f64, pairs: Pairs, scaling: Option<&RopeParameters>) -> Result<Self> {
+        let mut rope = Self::new(dims, theta, pairs);
+        let Some(p) = scaling else { return Ok(rope) };
+        let factor = p.factor.unwrap_or(1.0);
+        let frequencies = rope.inverse_frequencies.iter_mut();
+        match p.rope_type.as_deref() {
+            None | Some("default") => {}
+            Some("linear") => frequencies.for_each(|f| *f /= factor),
+            Some("llama3") => {
+                let (low, high) = (p.low_freq_factor.unwrap_or(1.0), p.high_freq_factor.unwrap_or(4.0));
+                let original = p.original_max_position_embeddings.unwrap_or(8192.0);
+                frequencies.for_each(|f| *f = llama3(*f, factor, low, high, original));
+            }
+            Some(kind) => {
+                return Err(Error::Config {
+                    key: "rope_type",
+                    value: kind.to_owned(),
+                    bound: "one of default, linear, llama3".to_owned(),
+                });
+            }
+        }
+        Ok(rope)
+    }
+
+    /// Dimensions of a head that turn.
+    pub fn dims(&self) -> usize {
+        2 * self.inverse_frequencies.len()
+    }
+
+    /// Rotations of positions `from .. from + t`.
+    pub fn rotation(&self, from: usize, t: usize, dtype: DType, device: &Device) -> candle_core::Result<Rotation> {
+        let half = self.inverse_frequencies.len();
+        let angles: Vec<f64> = (from..from + t)
+            .flat_map(|position| self.inverse_frequencies.iter().map(move |f| position as f64 * f))
+            .collect();
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f64> = angles.iter().map(|&a| f(a)).collect();
+            Tensor::from_vec(values, (t, half), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)
+        };
+        Ok(Rotation {
+            cos: table(f64::cos)?,
+            sin: table(f64::sin)?,
+            pairs: self.pairs,
+        })
+    }
+}
+
+fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let wavelength = 2.0 * std::f64::consts::PI / frequency;
+    if wavelength < original / high {
+        frequency
+    } else if wavelength > original / low {
+        frequency / factor
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+/// Cosines and sines of one step's positions, each (T, dims / 2).
+pub struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+    pairs: Pairs,
+}
+
+impl Rotation {
+    /// Turns the first dimensions of the last axis: (B, n, T, D) -> (B, n, T, D).
+    pub fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let (d, dims) = (x.dim(D::Minus1)?, 2 * self.cos.dim(D::Minus1)?);
+        if dims == d {
+            return self.turn(x);
+        }
+        let turned = self.turn(&x.narrow(D::Minus1, 0, dims)?)?;
+        // contiguous, or candle's cat returns a strided result that its matmul refuses
+        let rest = x.narrow(D::Minus1, dims, d - dims)?.contiguous()?;
+        Tensor::cat(&[turned, rest], D::Minus1)
+    }
+
+    fn turn(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self.pairs {
+            Pairs::Halves => {
+                let half = x.dim(D::Minus1)? / 2;
+                let [y1, y2] = self.pair(&x.narrow(D::Minus1, 0, half)?, &x.narrow(D::Minus1, half, half)?)?;
+                Tensor::cat(&[y1, y2], D::Minus1)
+            }
+            Pairs::Neighbours => {
+                let (b, n, t, d) = x.dims4()?;
+                let x = x.contiguous()?.reshape((b, n, t, d / 2, 2))?;
+                let part = |i| x.narrow(D::Minus1, i, 1)?.squeeze(D::Minus1);
+                let [y1, y2] = self.pair(&part(0)?, &part(1)?)?; // (B, n, T, D / 2)
+                Tensor::stack(&[y1, y2], 4)?.reshape((b, n, t, d))
+            }
+        }
+    }
+
+    fn pair(&self, x1: &Tensor, x2: &Tensor) -> candle_core::Result<[Tensor; 2]> {
+        Ok([
+            (x1.broadcast_mul(&self.cos)? - x2.broadcast_mul(&self.sin)?)?,
+            (x2.broadcast_mul(&self.cos)? + x1.broadcast_mul(&self.sin)?)?,
+        ])
+    }
+}
