@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::family;
+use crate::files;
 use crate::rotary::Rope;
 
 /// Every size and choice of a decoder, and where its weights lie in the checkpoint.
@@ -173,14 +174,7 @@ impl Architecture {
     /// # Errors
     /// A file that cannot be read or parsed; a value outside its bound.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let json: Value = serde_json::from_slice(&bytes).map_err(|source| Error::Json {
-            path: path.to_owned(),
-            source,
-        })?;
+        let json: Value = files::parse(path, &files::read(path)?)?;
         Self::from_json(&json)
     }
 

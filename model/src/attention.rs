@@ -73,6 +73,24 @@ impl Attention {
         })
     }
 
+    pub(crate) fn projections(&self) -> Vec<&Projection> {
+        let mut all = match &self.qkv {
+            Projections::Split { q, k, v } => vec![q, k, v],
+            Projections::Stacked(all) | Projections::PerHead(all) => vec![all],
+        };
+        all.push(&self.out);
+        all
+    }
+
+    pub(crate) fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let mut all = match &mut self.qkv {
+            Projections::Split { q, k, v } => vec![q, k, v],
+            Projections::Stacked(all) | Projections::PerHead(all) => vec![all],
+        };
+        all.push(&mut self.out);
+        all
+    }
+
     /// This layer's prefix: its own projections of the tiled embeddings e (B, P, D) -> K, V (B, K, P, D).
     pub fn prefix(&self, e: &Tensor, mode: &Mode) -> candle_core::Result<(Tensor, Tensor)> {
         let [_, k, v] = match &self.qkv {

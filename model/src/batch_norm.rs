@@ -21,6 +21,7 @@ pub enum Activation {
 }
 
 /// Batch norm over the last axis.
+#[derive(Clone)]
 pub struct BatchNorm {
     weight: Tensor,
     bias: Tensor,

@@ -1,15 +1,15 @@
 //! A bundle: everything that turns ECGs into text, in one directory, each part named by its hash.
 //!
-//! Place: written by the pipeline, loaded by a node at start. Layout: bundle.json, config.json and model.safetensors
-//! (decoder), encoder.safetensors (encoder and projector), tokenizer.json. Invariant: a bundle with a part that differs from
-//! its recorded hash does not load.
+//! Place: written by the pipeline, loaded by a node at start. Layout: bundle.json; config.json and model.safetensors, or an
+//! index and its shards (decoder); encoder.safetensors (encoder and projector); tokenizer.json; adapter/, where there is one.
+//! Invariant: a bundle with a part that differs from its recorded hash, is missing or is not recorded does not load.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use ecg::lead::Lead;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -17,17 +17,20 @@ use crate::architecture::Architecture;
 use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
+use crate::files::{hex, parse, pretty, read, write};
+use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::meit::{Drafting, Meit};
 use crate::prompt::PromptTokenizer;
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 
 pub const MANIFEST: &str = "bundle.json";
 pub const DECODER_CONFIG: &str = "config.json";
-pub const DECODER: &str = "model.safetensors";
+pub const DECODER: &str = weights::SINGLE;
 pub const ENCODER: &str = "encoder.safetensors";
 pub const TOKENIZER: &str = "tokenizer.json";
+/// Directory of the adapter that belongs to the bundle.
+pub const ADAPTER: &str = "adapter";
 const FORMAT: &str = "meit-bundle/1";
-const PARTS: [&str; 4] = [DECODER_CONFIG, DECODER, ENCODER, TOKENIZER];
 
 /// bundle.json.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +62,8 @@ pub struct Lineage {
     pub adapter_sha256: Option<String>,
 }
 
-/// A bundle that was checked and loaded.
+/// A bundle that was checked and loaded. A clone shares the weights.
+#[derive(Clone)]
 pub struct Bundle {
     id: String,
     manifest: Manifest,
@@ -81,12 +85,12 @@ impl Bundle {
                 bound: format!("must be {FORMAT}"),
             });
         }
-        for part in PARTS {
+        for part in parts(dir)?.iter().chain(manifest.parts.keys()) {
             check_hash(dir, part, &manifest)?;
         }
         let architecture = Architecture::read(&dir.join(DECODER_CONFIG))?;
         let encoder = Weights::load(&[&dir.join(ENCODER)], DType::F32, device)?;
-        let decoder = Weights::load(&[&dir.join(DECODER)], DType::F32, device)?;
+        let decoder = Weights::load_checkpoint(dir, DType::F32, device)?;
         let drafting = Drafting {
             model: Meit::assemble(&encoder, &manifest.encoder, &decoder, &architecture)?,
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
@@ -95,12 +99,43 @@ impl Bundle {
             lead_order: lead_order(&manifest)?,
             clip_mv: manifest.clip_mv,
             device: device.clone(),
+            adapter: None,
         };
-        Ok(Self {
+        let bundle = Self {
             id: short(&sha256(&bytes)),
             manifest,
             drafting,
-        })
+        };
+        let adapter = dir.join(ADAPTER);
+        if adapter.is_dir() {
+            bundle.with_adapter(&adapter)
+        } else {
+            Ok(bundle)
+        }
+    }
+
+    /// This bundle with the adapter in `dir`, instead of any that it had; the weights are shared, so it costs the adapter alone.
+    ///
+    /// # Errors
+    /// As [`Adapter::load`].
+    pub fn with_adapter(&self, dir: &Path) -> Result<Self> {
+        Ok(self.with(Adapter::load(dir, &self.drafting.model.decoder)?))
+    }
+
+    /// As [`Self::with_adapter`], for one that is loaded or was trained in this process.
+    pub fn with(&self, adapter: Adapter) -> Self {
+        let mut bundle = self.clone();
+        bundle.drafting.model.decoder = self.drafting.model.decoder.with_adapter(&adapter);
+        bundle.drafting.adapter = Some(Arc::new(adapter));
+        bundle
+    }
+
+    /// This bundle without an adapter.
+    pub fn base(&self) -> Self {
+        let mut bundle = self.clone();
+        bundle.drafting.model.decoder = self.drafting.model.decoder.base();
+        bundle.drafting.adapter = None;
+        bundle
     }
 
     /// First 16 hexadecimal digits of the manifest's sha256; the manifest holds the parts' hashes.
@@ -118,11 +153,28 @@ impl Bundle {
 
     pub fn lineage(&self) -> Lineage {
         let part = |name: &str| self.manifest.parts.get(name).cloned().unwrap_or_default();
+        let adapter = self.drafting.adapter.as_ref();
         Lineage {
-            base_sha256: part(DECODER),
+            base_sha256: self.base_sha256(),
             encoder_sha256: part(ENCODER),
             tokenizer_sha256: part(TOKENIZER),
-            adapter_sha256: None,
+            adapter_sha256: adapter.and_then(|adapter| adapter.sha256()).map(str::to_owned),
+        }
+    }
+
+    /// Of model.safetensors, or of its shards' hashes in order.
+    fn base_sha256(&self) -> String {
+        let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
+        let hashes: Vec<&str> = self
+            .manifest
+            .parts
+            .iter()
+            .filter(|(name, _)| is_weights(name))
+            .map(|(_, h)| h.as_str())
+            .collect();
+        match hashes.as_slice() {
+            [one] => (*one).to_owned(),
+            many => sha256(many.concat().as_bytes()),
         }
     }
 }
@@ -134,16 +186,13 @@ impl Bundle {
 pub fn seal(dir: &Path, mut manifest: Manifest) -> Result<String> {
     manifest.format = FORMAT.to_owned();
     manifest.parts.clear();
-    for part in PARTS {
-        manifest.parts.insert(part.to_owned(), sha256(&read(&dir.join(part))?));
+    for part in parts(dir)? {
+        let hash = sha256(&read(&dir.join(&part))?);
+        manifest.parts.insert(part, hash);
     }
     let path = dir.join(MANIFEST);
-    let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(|source| Error::Json {
-        path: path.clone(),
-        source,
-    })?;
-    bytes.push(b'\n');
-    std::fs::write(&path, &bytes).map_err(|source| Error::Read { path, source })?;
+    let bytes = pretty(&path, &manifest)?;
+    write(&path, &bytes)?;
     Ok(short(&sha256(&bytes)))
 }
 
@@ -155,6 +204,19 @@ pub fn load_tokenizer(path: &Path) -> Result<PromptTokenizer> {
         message: format!("{}: {e}", path.display()),
     };
     PromptTokenizer::new(tokenizers::Tokenizer::from_file(path).map_err(wrap)?)
+}
+
+/// Files that a bundle in `dir` is made of, bundle.json left out.
+fn parts(dir: &Path) -> Result<Vec<String>> {
+    let mut parts: Vec<String> = [DECODER_CONFIG, ENCODER, TOKENIZER].map(str::to_owned).into();
+    parts.extend(weights::shards(dir)?);
+    if dir.join(weights::INDEX).exists() {
+        parts.push(weights::INDEX.to_owned());
+    }
+    if dir.join(ADAPTER).is_dir() {
+        parts.extend([ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| format!("{ADAPTER}/{name}")));
+    }
+    Ok(parts)
 }
 
 fn check_hash(dir: &Path, part: &str, manifest: &Manifest) -> Result<()> {
@@ -187,22 +249,8 @@ fn lead_order(manifest: &Manifest) -> Result<Vec<usize>> {
     manifest.lead_order.iter().map(position).collect()
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Json {
-        path: PathBuf::from(path),
-        source,
-    })
-}
-
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 fn short(hash: &str) -> String {

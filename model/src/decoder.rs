@@ -94,6 +94,53 @@ impl Decoder {
         self.embedding.tokens.dtype()
     }
 
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        self.embedding.tokens.device()
+    }
+
+    /// Weight or bias of the embedding or of a linear layer, by its full name in transformers.
+    pub(crate) fn tensor(&self, name: &str) -> Option<&Tensor> {
+        let (module, part) = name.rsplit_once('.')?;
+        let names = &self.architecture.names;
+        if part == "weight" && module == format!("{}.{}", names.body, names.embed) {
+            return Some(&self.embedding.tokens);
+        }
+        let projection = self.projections().into_iter().find(|p| p.name() == module)?;
+        match part {
+            "weight" => Some(projection.linear().weight()),
+            "bias" => projection.linear().bias(),
+            _ => None,
+        }
+    }
+
+    /// Every linear layer, the output head last.
+    pub(crate) fn projections(&self) -> Vec<&Projection> {
+        let mut all: Vec<&Projection> = self.embedding.project_in.iter().collect();
+        for layer in &self.layers {
+            all.extend(layer.attention.projections());
+            all.extend(layer.mlp.gate.iter().chain([&layer.mlp.up, &layer.mlp.down]));
+        }
+        all.extend(self.project_out.iter().chain([&self.head]));
+        all
+    }
+
+    pub(crate) fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let mut all: Vec<&mut Projection> = self.embedding.project_in.iter_mut().collect();
+        for layer in &mut self.layers {
+            all.extend(layer.attention.projections_mut());
+            all.extend(
+                layer
+                    .mlp
+                    .gate
+                    .iter_mut()
+                    .chain([&mut layer.mlp.up, &mut layer.mlp.down]),
+            );
+        }
+        all.extend(self.project_out.iter_mut().chain([&mut self.head]));
+        all
+    }
+
     /// Each layer's key/value prefix of ECG embeddings e (B, P, D), once per request.
     pub fn prefix(&self, e: &Tensor) -> candle_core::Result<EcgPrefix> {
         self.prefix_in(e, &Mode::Eval)

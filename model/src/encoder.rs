@@ -13,7 +13,8 @@ use crate::layers::Conv1d;
 use crate::mode::Mode;
 use crate::weights::Weights;
 
-/// Stem and residual stages.
+/// Stem and residual stages. A clone shares the weights.
+#[derive(Clone)]
 pub struct EcgEncoder {
     conv1: Conv1d,
     bn1: BatchNorm,
@@ -79,6 +80,7 @@ fn decimate(x: &Tensor, factor: usize) -> candle_core::Result<Tensor> {
 }
 
 /// 1x1 reduce, 3 wide (carries the stride), 1x1 expand, each with batch norm; identity or projected shortcut.
+#[derive(Clone)]
 struct Bottleneck {
     convs: [Conv1d; 3],
     bns: [BatchNorm; 3],

@@ -11,12 +11,18 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     #[error("read {path}")]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("write {path}")]
+    Write { path: PathBuf, source: std::io::Error },
     #[error("parse {path}")]
     Json { path: PathBuf, source: serde_json::Error },
     #[error("read the decoder's config")]
     DecoderConfig { source: serde_json::Error },
     #[error("tensor {name} is missing from the weights")]
     MissingTensor { name: String },
+    #[error("tensor {name} belongs to no module that the adapter's config targets")]
+    UnknownTensor { name: String },
+    #[error("tensor {name} is a base weight, and not the one of this base")]
+    OtherBase { name: String },
     #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
     Shape {
         name: String,

@@ -61,3 +61,35 @@ impl CustomOp1 for Frozen {
         Ok(Some(grad.contiguous()?.matmul(&self.weight.t()?)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    fn random(shape: (usize, usize)) -> Result<Tensor> {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
+    }
+
+    #[test]
+    fn a_frozen_weight_gives_the_gradient_of_the_input_and_has_none() -> Result<()> {
+        let (x, w, direction) = (Var::from_tensor(&random((3, 5))?)?, random((4, 5))?, random((3, 4))?);
+        for w in [w.clone(), w.t()?.contiguous()?.t()?] {
+            let grads = (matmul_t(&x, &w)? * &direction)?.sum_all()?.backward()?;
+            let expected = direction.matmul(&w.contiguous()?)?;
+            let error = (grads.get(&x).expect("a gradient") - expected)?.abs()?.max_all()?;
+            assert!(error.to_scalar::<f32>()? < 1e-5);
+            assert!(grads.get(&w).is_none());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_learning_weight_has_its_gradient() -> Result<()> {
+        let (x, w) = (random((3, 5))?, Var::from_tensor(&random((4, 5))?)?);
+        let grads = matmul_t(&x, &w)?.sum_all()?.backward()?;
+        assert_eq!(grads.get(&w).expect("a gradient").dims(), [4, 5]);
+        Ok(())
+    }
+}

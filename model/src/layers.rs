@@ -29,6 +29,15 @@ impl Linear {
         Self { weight, bias }
     }
 
+    /// (O, I).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// (.., I) -> (.., O).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (outputs, inputs) = self.weight.dims2()?;
@@ -56,6 +65,7 @@ impl Linear {
 }
 
 /// 1-D convolution without bias over (B, S, C).
+#[derive(Clone)]
 pub struct Conv1d {
     weight: Tensor,
     stride: usize,

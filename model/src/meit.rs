@@ -4,6 +4,7 @@
 //! not depend on its batch, bit for bit; several recordings run side by side on the machine's cores.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ecg::segment::{Measurements, Segment};
@@ -16,12 +17,14 @@ use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::generate::{DecodeOptions, Finish, Generated, generate};
+use crate::lora::Adapter;
 use crate::mode::Mode;
 use crate::projector::Projector;
 use crate::prompt::{PromptTokenizer, instruction};
 use crate::weights::Weights;
 
-/// Encoder, projector and decoder.
+/// Encoder, projector and decoder. A clone shares the weights.
+#[derive(Clone)]
 pub struct Meit {
     pub encoder: EcgEncoder,
     pub projector: Projector,
@@ -104,6 +107,7 @@ pub struct Drafted {
 }
 
 /// A model with its prompt and input conventions, ready to draft.
+#[derive(Clone)]
 pub struct Drafting {
     pub model: Meit,
     pub tokenizer: PromptTokenizer,
@@ -115,6 +119,16 @@ pub struct Drafting {
     /// Millivolts are clipped to this bound on both sides.
     pub clip_mv: f32,
     pub device: Device,
+    /// What `model.decoder` has in front of its base, if anything.
+    pub adapter: Option<Arc<Adapter>>,
+}
+
+/// One ECG of a request, ready to be batched.
+struct Row<'a> {
+    index: usize,
+    ecg: &'a EcgInput,
+    adapter: Option<&'a Adapter>,
+    prompt: Vec<u32>,
 }
 
 impl Drafting {
@@ -123,56 +137,71 @@ impl Drafting {
     /// # Errors
     /// [`Error::EcgLength`]; a tensor operation that fails.
     pub fn draft(&self, ecgs: &[EcgInput], options: &DecodeOptions) -> Result<Vec<Drafted>> {
-        if !self.device.is_cpu() {
-            return self.draft_together(ecgs, options);
+        self.draft_with(ecgs, &vec![None; ecgs.len()], options)
+    }
+
+    /// As [`Self::draft`], each ECG with an adapter of its own; None is this drafting's own adapter, or the base.
+    ///
+    /// # Errors
+    /// As [`Self::draft`].
+    pub fn draft_with(
+        &self,
+        ecgs: &[EcgInput],
+        adapters: &[Option<&Adapter>],
+        options: &DecodeOptions,
+    ) -> Result<Vec<Drafted>> {
+        let rows = ecgs.iter().zip(adapters).enumerate();
+        let rows = rows.map(|(index, (ecg, adapter))| {
+            Ok(Row {
+                index,
+                ecg,
+                adapter: *adapter,
+                prompt: self.instruction_ids(ecg)?,
+            })
+        });
+        let rows: Vec<Row> = rows.collect::<Result<_>>()?;
+        if self.device.is_cpu() {
+            self.draft_singly(&rows, options)
+        } else {
+            self.draft_together(rows, options)
         }
+    }
+
+    /// Each row by itself, on the machine's cores side by side.
+    fn draft_singly(&self, rows: &[Row], options: &DecodeOptions) -> Result<Vec<Drafted>> {
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
-            .min(ecgs.len().max(1));
-        let share = ecgs.len().div_ceil(workers).max(1);
+            .min(rows.len().max(1));
+        let share = rows.len().div_ceil(workers).max(1);
+        let draft_share = |rows: &[Row]| -> Result<Vec<Drafted>> {
+            let drafts = rows.chunks(1).map(|row| self.draft_rows(row, options));
+            Ok(drafts.collect::<Result<Vec<_>>>()?.concat())
+        };
         let parts: Vec<Result<Vec<Drafted>>> = std::thread::scope(|scope| {
-            let handles: Vec<_> = ecgs
+            let handles: Vec<_> = rows
                 .chunks(share)
-                .enumerate()
-                .map(|(worker, chunk)| scope.spawn(move || self.draft_singly(chunk, worker * share, options)))
+                .map(|chunk| scope.spawn(move || draft_share(chunk)))
                 .collect();
             handles
                 .into_iter()
                 .map(|h| h.join().expect("a drafting thread does not panic"))
                 .collect()
         });
-        Ok(parts
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .flatten()
-            .collect())
-    }
-
-    fn draft_singly(&self, ecgs: &[EcgInput], first: usize, options: &DecodeOptions) -> Result<Vec<Drafted>> {
-        let rows = ecgs.iter().enumerate();
-        let drafts = rows.map(|(i, ecg)| self.draft_rows(&[ecg], first + i, &self.instruction_ids(ecg)?, options));
-        Ok(drafts.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// One batch for each length of prompt, so that no row is padded.
-    fn draft_together(&self, ecgs: &[EcgInput], options: &DecodeOptions) -> Result<Vec<Drafted>> {
-        let ids: Vec<Vec<u32>> = ecgs
-            .iter()
-            .map(|ecg| self.instruction_ids(ecg))
-            .collect::<Result<_>>()?;
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, ids) in ids.iter().enumerate() {
-            by_length.entry(ids.len()).or_default().push(i);
+    fn draft_together(&self, rows: Vec<Row>, options: &DecodeOptions) -> Result<Vec<Drafted>> {
+        let mut by_length: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
+        for row in rows {
+            by_length.entry(row.prompt.len()).or_default().push(row);
         }
-        let mut drafts: Vec<(usize, Drafted)> = Vec::with_capacity(ecgs.len());
+        let mut drafts: Vec<(usize, Drafted)> = Vec::new();
         for rows in by_length.into_values() {
-            let group: Vec<&EcgInput> = rows.iter().map(|&i| &ecgs[i]).collect();
-            let prompts: Vec<u32> = rows.iter().flat_map(|&i| ids[i].iter().copied()).collect();
-            let drafted = self.draft_rows(&group, rows[0], &prompts, options)?;
-            drafts.extend(rows.into_iter().zip(drafted));
+            let drafted = self.draft_rows(&rows, options)?;
+            drafts.extend(rows.iter().map(|row| row.index).zip(drafted));
         }
-        drafts.sort_by_key(|(i, _)| *i);
+        drafts.sort_by_key(|(index, _)| *index);
         Ok(drafts.into_iter().map(|(_, draft)| draft).collect())
     }
 
@@ -181,26 +210,26 @@ impl Drafting {
         self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
     }
 
-    /// `ids` are the rows' prompts, of one length, one after the other; `first` is the index an error gives the first row.
-    fn draft_rows(
-        &self,
-        ecgs: &[&EcgInput],
-        first: usize,
-        ids: &[u32],
-        options: &DecodeOptions,
-    ) -> Result<Vec<Drafted>> {
-        let x = self.input(ecgs, first)?;
-        let e = self.model.embed(&x, &Mode::Eval)?;
-        let prefix = self.model.decoder.prefix(&e)?;
-        let prompt = Tensor::from_slice(ids, (ecgs.len(), ids.len() / ecgs.len()), &self.device)?;
-        let rows = generate(
-            &self.model.decoder,
-            &prompt,
-            Some(&prefix),
-            Some(self.tokenizer.stop()),
-            options,
-        )?;
+    /// One batch of rows whose prompts have one length.
+    fn draft_rows(&self, rows: &[Row], options: &DecodeOptions) -> Result<Vec<Drafted>> {
+        let ecgs: Vec<&EcgInput> = rows.iter().map(|row| row.ecg).collect();
+        let first = rows.first().map_or(0, |row| row.index);
+        let e = self.model.embed(&self.input(&ecgs, first)?, &Mode::Eval)?;
+        let decoder = self.decoder_for(rows)?;
+        let prefix = decoder.prefix(&e)?;
+        let ids: Vec<u32> = rows.iter().flat_map(|row| row.prompt.iter().copied()).collect();
+        let t = ids.len() / rows.len();
+        let prompt = Tensor::from_vec(ids, (rows.len(), t), &self.device)?;
+        let rows = generate(&decoder, &prompt, Some(&prefix), Some(self.tokenizer.stop()), options)?;
         rows.into_iter().map(|row| self.drafted(&row)).collect()
+    }
+
+    fn decoder_for(&self, rows: &[Row]) -> Result<Decoder> {
+        if rows.iter().all(|row| row.adapter.is_none()) {
+            return Ok(self.model.decoder.clone());
+        }
+        let or_own = rows.iter().map(|row| row.adapter.or(self.adapter.as_deref()));
+        self.model.decoder.with_adapters(&or_own.collect::<Vec<_>>())
     }
 
     /// Clips and reorders: ECGs -> (B, L, S). Values that are not finite become zero, one sample at a time. `first` is the

@@ -34,15 +34,28 @@ impl Training {
 }
 
 impl Mode<'_> {
-    /// Inverted dropout: zeroes elements with the mode's probability and scales the rest; the identity when serving.
+    /// Inverted dropout with the mode's own probability.
     pub fn dropout(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Mode::Eval => Ok(x.clone()),
+            Mode::Train(training) => self.dropout_of(x, training.dropout),
+        }
+    }
+
+    /// True where dropout with probability `p` does anything.
+    pub fn drops(&self, p: f32) -> bool {
+        matches!(self, Mode::Train(_)) && p > 0.0
+    }
+
+    /// Inverted dropout: zeroes elements with probability `p` and scales the rest; the identity when serving.
+    pub fn dropout_of(&self, x: &Tensor, p: f32) -> Result<Tensor> {
         let Mode::Train(training) = self else {
             return Ok(x.clone());
         };
-        if training.dropout <= 0.0 {
+        if p <= 0.0 {
             return Ok(x.clone());
         }
-        let keep = 1.0 - training.dropout;
+        let keep = 1.0 - p;
         let mut rng = training.rng.borrow_mut();
         let mask: Vec<f32> = (0..x.elem_count())
             .map(|_| if rng.random::<f32>() < keep { 1.0 / keep } else { 0.0 })

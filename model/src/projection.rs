@@ -12,16 +12,34 @@ use crate::mode::Mode;
 use crate::norm::NormLayer;
 use crate::weights::Weights;
 
-/// `x W^T + b`, by name.
+/// `x W^T + b`, and what adapters add to it, by name.
 #[derive(Clone)]
 pub struct Projection {
     name: String,
     linear: Linear,
+    shares: Vec<Share>,
+}
+
+/// What one adapter adds: `scale B (A x)`, in all rows of the batch or in some.
+#[derive(Clone)]
+pub(crate) struct Share {
+    /// Rows of the batch, u32; None means all.
+    pub rows: Option<Tensor>,
+    /// (R, I), in f32 whatever the base has.
+    pub a: Linear,
+    /// (O, R).
+    pub b: Linear,
+    pub scale: f64,
+    pub dropout: f32,
 }
 
 impl Projection {
     pub fn new(name: String, linear: Linear) -> Self {
-        Self { name, linear }
+        Self {
+            name,
+            linear,
+            shares: Vec::new(),
+        }
     }
 
     /// The module's path, such as `model.layers.0.self_attn.q_proj`.
@@ -29,14 +47,61 @@ impl Projection {
         &self.name
     }
 
-    /// (.., I) -> (.., O).
-    pub fn forward(&self, x: &Tensor, _mode: &Mode) -> Result<Tensor> {
-        self.linear.forward(x)
+    pub(crate) fn linear(&self) -> &Linear {
+        &self.linear
+    }
+
+    pub(crate) fn set_linear(&mut self, linear: Linear) {
+        self.linear = linear;
+    }
+
+    pub(crate) fn has_shares(&self) -> bool {
+        !self.shares.is_empty()
+    }
+
+    pub(crate) fn set_shares(&mut self, shares: Vec<Share>) {
+        self.shares = shares;
+    }
+
+    /// (B, .., I) -> (B, .., O).
+    pub fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let y = self.linear.forward(x)?;
+        self.shares.iter().try_fold(y, |y, share| {
+            share.add(y, x, |x| {
+                let x = mode.dropout_of(x, share.dropout)?;
+                share.b.forward(&share.a.forward(&x)?)
+            })
+        })
     }
 
     /// The layer applied to `tile(e, n)`: e (B, P, D) with n D = I -> (B, P, O).
-    pub fn forward_tiled(&self, e: &Tensor, _mode: &Mode) -> Result<Tensor> {
-        self.linear.forward_tiled(e)
+    pub fn forward_tiled(&self, e: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let y = self.linear.forward_tiled(e)?;
+        self.shares.iter().try_fold(y, |y, share| {
+            share.add(y, e, |e| {
+                if mode.drops(share.dropout) {
+                    // every copy of e in the tile is dropped by itself, so there is nothing to collapse
+                    let (_, inputs) = share.a.weight().dims2()?;
+                    let (_, _, d) = e.dims3()?;
+                    let x = mode.dropout_of(&e.repeat((1, 1, inputs / d))?, share.dropout)?;
+                    share.b.forward(&share.a.forward(&x)?)
+                } else {
+                    share.b.forward(&share.a.forward_tiled(e)?)
+                }
+            })
+        })
+    }
+}
+
+impl Share {
+    /// `y + scale f(x)` in this share's rows, computed in the adapter's type and added in y's.
+    fn add(&self, y: Tensor, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let x = x.to_dtype(self.a.weight().dtype())?;
+        let change = |x: &Tensor| (f(x)? * self.scale)?.to_dtype(y.dtype());
+        match &self.rows {
+            None => &y + change(&x)?,
+            Some(rows) => y.index_add(rows, &change(&x.contiguous()?.index_select(rows, 0)?)?, 0),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use crate::layers::Linear;
 use crate::mode::Mode;
 use crate::weights::Weights;
 
-/// Time pooling, optional time embedding, two-layer perceptron, L2 norm.
+/// Time pooling, optional time embedding, two-layer perceptron, L2 norm. A clone shares the weights.
+#[derive(Clone)]
 pub struct Projector {
     linear1: Linear,
     bn1: BatchNorm,

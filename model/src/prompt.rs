@@ -3,6 +3,8 @@
 //! Place: between a request and `generate`; the same template trains and serves.
 //! Source: MEIT section 3.3, `<|user|>: {prompt} <|assistant|>: {report} </s>`, with the markers as real special tokens.
 
+use std::sync::Arc;
+
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
@@ -26,9 +28,10 @@ pub fn response(report: &str) -> String {
     format!(" {report}{STOP}")
 }
 
-/// A tokenizer with the template's special tokens resolved.
+/// A tokenizer with the template's special tokens resolved. A clone shares it.
+#[derive(Clone)]
 pub struct PromptTokenizer {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     stop: u32,
     pad: u32,
 }
@@ -48,7 +51,11 @@ impl PromptTokenizer {
             id(marker)?;
         }
         let (stop, pad) = (id(STOP)?, id(PAD)?);
-        Ok(Self { tokenizer, stop, pad })
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer),
+            stop,
+            pad,
+        })
     }
 
     /// Size of the vocabulary, special tokens included.

@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A view of a checkpoint below one prefix.
 #[derive(Clone)]
@@ -43,9 +44,10 @@ impl Weights {
                 tensors.insert(name, tensor.to_device(device)?);
             }
         }
-        let weights = Self::new(tensors);
-        weights.check_finite()?;
-        Ok(weights)
+        for (name, tensor) in &tensors {
+            files::check_finite(name, tensor)?;
+        }
+        Ok(Self::new(tensors))
     }
 
     /// Reads a Hugging Face checkpoint directory: model.safetensors, or the shards that model.safetensors.index.json names.
@@ -56,20 +58,6 @@ impl Weights {
         let shards: Vec<PathBuf> = shards(dir)?.iter().map(|shard| dir.join(shard)).collect();
         let shards: Vec<&Path> = shards.iter().map(PathBuf::as_path).collect();
         Self::load(&shards, dtype, device)
-    }
-
-    fn check_finite(&self) -> Result<()> {
-        for (name, tensor) in self
-            .tensors
-            .iter()
-            .filter(|(_, t)| t.dtype().is_float() && t.elem_count() > 0)
-        {
-            let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
-            if !sum.is_finite() {
-                return Err(Error::NonFinite { name: name.clone() });
-            }
-        }
-        Ok(())
     }
 
     /// The view below `prefix.name`.
@@ -140,10 +128,6 @@ pub fn shards(dir: &Path) -> Result<BTreeSet<String>> {
     if !path.exists() {
         return Ok(BTreeSet::from([SINGLE.to_owned()]));
     }
-    let bytes = std::fs::read(&path).map_err(|source| Error::Read {
-        path: path.clone(),
-        source,
-    })?;
-    let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
+    let index: Index = files::parse(&path, &files::read(&path)?)?;
     Ok(index.weight_map.into_values().collect())
 }

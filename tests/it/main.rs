@@ -5,9 +5,11 @@
 
 #![allow(clippy::unwrap_used)] // every function here is part of a test
 
+mod adapters;
 mod decoders;
 mod golden;
 mod gradient;
+mod lora;
 mod node;
 mod rig;
 mod stream;
