@@ -18,6 +18,7 @@ use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::files::{hex, parse, pretty, read, write};
+use crate::fusion::Fusion;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::meit::{Drafting, Meit};
 use crate::prompt::PromptTokenizer;
@@ -39,6 +40,9 @@ pub struct Manifest {
     pub format: String,
     pub name: String,
     pub encoder: EncoderConfig,
+    /// How the embeddings enter the decoder; left out, a prefix in every layer.
+    #[serde(default, skip_serializing_if = "Fusion::is_default")]
+    pub fusion: Fusion,
     /// Names of the model's input leads, in order.
     pub lead_order: Vec<String>,
     /// Input is filtered millivolts, clipped to this bound; no other scaling.
@@ -92,7 +96,7 @@ impl Bundle {
         let encoder = Weights::load(&[&dir.join(ENCODER)], DType::F32, device)?;
         let decoder = Weights::load_checkpoint(dir, DType::F32, device)?;
         let drafting = Drafting {
-            model: Meit::assemble(&encoder, &manifest.encoder, &decoder, &architecture)?,
+            model: Meit::assemble(&encoder, &manifest.encoder, &decoder, &architecture, &manifest.fusion)?,
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,

@@ -11,11 +11,12 @@ use crate::architecture::{Activation, Architecture, Positions, Residual};
 use crate::attention::{Attention, Step};
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::fusion::{Fusion, Modules};
 use crate::layers::widen;
 use crate::mask::{Columns, Masks};
 use crate::mode::Mode;
 use crate::norm::NormLayer;
-use crate::prefix::EcgPrefix;
+use crate::prefix::{EcgPrefix, Form};
 use crate::projection::{Projection, Site};
 use crate::weights::Weights;
 
@@ -28,6 +29,7 @@ pub struct Decoder {
     final_norm: Option<NormLayer>,
     project_out: Option<Projection>,
     head: Projection,
+    fusion: Modules,
 }
 
 #[derive(Clone)]
@@ -76,8 +78,19 @@ impl Decoder {
                 .map(|name| body.projection(name, a.hidden_size, a.embed_size, false))
                 .transpose()?,
             embedding,
+            fusion: Modules::Prefix { layers: None },
             architecture: Arc::new(a.clone()),
         })
+    }
+
+    /// This decoder with another fusion than a prefix in every layer; `w` has the fusion's own weights, `ecg_dim` is the width
+    /// of the embeddings.
+    ///
+    /// # Errors
+    /// A choice that does not fit the decoder; a tensor that is missing or of another shape.
+    pub fn with_fusion(mut self, fusion: &Fusion, w: &Weights, ecg_dim: usize) -> Result<Self> {
+        self.fusion = Modules::load(w, fusion, &self.architecture, ecg_dim)?;
+        Ok(self)
     }
 
     pub fn architecture(&self) -> &Architecture {
@@ -141,7 +154,7 @@ impl Decoder {
         all
     }
 
-    /// Each layer's key/value prefix of ECG embeddings e (B, P, D), once per request.
+    /// What the decoder sees of ECG embeddings e (B, P, D), once per request.
     pub fn prefix(&self, e: &Tensor) -> candle_core::Result<EcgPrefix> {
         self.prefix_in(e, &Mode::Eval)
     }
@@ -149,8 +162,23 @@ impl Decoder {
     /// As [`Self::prefix`], in training where `mode` says so.
     pub fn prefix_in(&self, e: &Tensor, mode: &Mode) -> candle_core::Result<EcgPrefix> {
         let e = e.to_dtype(self.dtype())?;
-        let layers = self.layers.iter().map(|layer| layer.attention.prefix(&e, mode));
-        Ok(EcgPrefix::new(layers.collect::<candle_core::Result<Vec<_>>>()?))
+        let form = match &self.fusion {
+            Modules::Prefix { layers: chosen } => {
+                let layers = self.layers.iter().enumerate().map(|(i, layer)| {
+                    let has_prefix = chosen.as_ref().is_none_or(|chosen| chosen.contains(&i));
+                    has_prefix.then(|| layer.attention.prefix(&e, mode)).transpose()
+                });
+                Form::SelfAttention(layers.collect::<candle_core::Result<_>>()?)
+            }
+            Modules::Input { project } => Form::Input(project.forward(&e)?),
+            Modules::CrossAttention { blocks } => {
+                let blocks = blocks
+                    .iter()
+                    .map(|block| block.as_ref().map(|block| block.keys_values(&e)).transpose());
+                Form::CrossAttention(blocks.collect::<candle_core::Result<_>>()?)
+            }
+        };
+        Ok(EcgPrefix::new(form))
     }
 
     /// Logits of `ids` (B, T), which follow what `cache` holds: (B, T, V) in f32 or wider.
@@ -184,13 +212,40 @@ impl Decoder {
         cache: &mut Cache,
         mode: &Mode,
     ) -> candle_core::Result<Tensor> {
-        let (_, t) = ids.dims2()?;
-        let step = self.step(t, prefix, cache.len(), ids.device(), mode)?;
-        let mut x = mode.dropout(&self.embed(ids, cache.len(), mode)?)?;
-        for layer in &self.layers {
+        if let Some(tokens) = prefix.and_then(EcgPrefix::input)
+            && cache.is_empty()
+        {
+            let x = self.place(tokens.clone(), 0)?;
+            self.pass(x, prefix, cache, mode)?; // its outputs predict nothing; its keys and values are now cached
+        }
+        let x = self.place(self.embed(ids, mode)?, cache.len())?;
+        self.finish(self.pass(x, prefix, cache, mode)?, mode)
+    }
+
+    /// Runs the layers over x (B, T, C), which follows what `cache` holds.
+    fn pass(
+        &self,
+        x: Tensor,
+        prefix: Option<&EcgPrefix>,
+        cache: &mut Cache,
+        mode: &Mode,
+    ) -> candle_core::Result<Tensor> {
+        let (_, t, _) = x.dims3()?;
+        let step = self.step(t, prefix, cache.len(), x.device(), mode)?;
+        let mut x = mode.dropout(&x)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let keys_values = prefix.and_then(|prefix| prefix.cross(i));
+            if let (Some(block), Some(keys_values)) = (self.fusion.block(i), keys_values) {
+                x = block.forward(&x, keys_values)?;
+            }
             x = layer.forward(&x, &step, cache)?;
         }
         cache.advance(t);
+        Ok(x)
+    }
+
+    /// Last norm and projection, where the family has them.
+    fn finish(&self, mut x: Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
         if let Some(norm) = &self.final_norm {
             x = norm.forward(&x)?;
         }
@@ -213,7 +268,7 @@ impl Decoder {
         };
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let columns = Columns {
-            prefix: prefix.map_or(Ok(0), EcgPrefix::tokens)?,
+            prefix: prefix.map_or(Ok(0), EcgPrefix::columns)?,
             past,
             t,
         };
@@ -225,20 +280,20 @@ impl Decoder {
         })
     }
 
-    /// ids (B, T), the first at text position `past` -> (B, T, C).
-    fn embed(&self, ids: &Tensor, past: usize, mode: &Mode) -> candle_core::Result<Tensor> {
+    /// ids (B, T) -> (B, T, C), without positions.
+    fn embed(&self, ids: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
         let (b, t) = ids.dims2()?;
-        let Embedding {
-            tokens,
-            positions,
-            norm,
-            project_in,
-        } = &self.embedding;
+        let tokens = &self.embedding.tokens;
         let (_, width) = tokens.dims2()?;
-        let mut x = tokens.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, width))?;
-        if let Some(projection) = project_in {
-            x = projection.forward(&x, mode)?;
-        }
+        let x = tokens.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, width))?;
+        let project_in = self.embedding.project_in.as_ref();
+        project_in.map_or(Ok(x.clone()), |projection| projection.forward(&x, mode))
+    }
+
+    /// x (B, T, C) with learned positions from `past` on and the embedding's norm, where the family has them.
+    fn place(&self, mut x: Tensor, past: usize) -> candle_core::Result<Tensor> {
+        let (_, t, _) = x.dims3()?;
+        let Embedding { positions, norm, .. } = &self.embedding;
         if let (Some(table), Positions::Learned { rows, offset }) = (positions, &self.architecture.positions) {
             let (from, end) = (past + offset, past + offset + t);
             if end > *rows {

@@ -9,7 +9,9 @@ use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::architecture::{Architecture, Norm};
 use crate::config::{DecoderConfig, EncoderConfig};
+use crate::fusion::Fusion;
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -79,6 +81,40 @@ pub fn decoder(config: &DecoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> 
     init.constant("model.norm.weight", c, 1.0)?;
     if !config.tie_word_embeddings {
         init.normal("lm_head.weight", &[v, c], std)?;
+    }
+    Ok(init.tensors)
+}
+
+/// The own weights of a fusion, below `fusion.`; a prefix has none. The gates are zero, so cross-attention starts as the backbone.
+pub fn fusion(fusion: &Fusion, a: &Architecture, ecg_dim: usize, rng: &mut ChaCha8Rng) -> Result<Tensors> {
+    let mut init = Init {
+        tensors: BTreeMap::new(),
+        rng,
+    };
+    let (c, inner) = (a.hidden_size, a.heads * a.head_dim);
+    if *fusion == Fusion::Input {
+        init.linear("fusion.input", ecg_dim, c)?;
+    }
+    for layer in fusion.cross_layers(a.layers.len()) {
+        let name = |part: &str| format!("fusion.layers.{layer}.{part}");
+        for norm in ["attention_norm", "mlp_norm"] {
+            init.constant(&name(&format!("{norm}.weight")), c, 1.0)?;
+            if matches!(a.norm, Norm::Layer { .. }) {
+                init.constant(&name(&format!("{norm}.bias")), c, 0.0)?;
+            }
+        }
+        for (part, inputs, outputs) in [
+            ("q_proj", c, inner),
+            ("k_proj", ecg_dim, inner),
+            ("v_proj", ecg_dim, inner),
+            ("out_proj", inner, c),
+            ("up_proj", c, 4 * c),
+            ("down_proj", 4 * c, c),
+        ] {
+            init.linear(&name(part), inputs, outputs)?;
+        }
+        init.constant(&name("attention_gate"), 1, 0.0)?;
+        init.constant(&name("mlp_gate"), 1, 0.0)?;
     }
     Ok(init.tensors)
 }

@@ -22,6 +22,7 @@ pub mod evidence;
 pub mod family;
 mod files;
 pub mod frozen;
+pub mod fusion;
 pub mod generate;
 pub mod init;
 pub mod layers;

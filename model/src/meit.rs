@@ -16,6 +16,7 @@ use crate::decoder::Decoder;
 use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
+use crate::fusion::Fusion;
 use crate::generate::{DecodeOptions, Finish, Generated, generate};
 use crate::lora::Adapter;
 use crate::mode::Mode;
@@ -40,10 +41,16 @@ impl Meit {
         decoder: &Weights,
         decoder_config: &DecoderConfig,
     ) -> Result<Self> {
-        Self::assemble(encoder, encoder_config, decoder, &decoder_config.architecture()?)
+        Self::assemble(
+            encoder,
+            encoder_config,
+            decoder,
+            &decoder_config.architecture()?,
+            &Fusion::default(),
+        )
     }
 
-    /// As [`Self::load`], for a decoder of any family.
+    /// As [`Self::load`], for a decoder of any family and any fusion, whose own weights lie beside the encoder's.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -52,19 +59,16 @@ impl Meit {
         encoder_config: &EncoderConfig,
         decoder: &Weights,
         architecture: &Architecture,
+        fusion: &Fusion,
     ) -> Result<Self> {
-        if encoder_config.dim != architecture.head_dim {
-            let bound = format!("must be the decoder's head dimension, {}", architecture.head_dim);
-            return Err(Error::Config {
-                key: "dim",
-                value: encoder_config.dim.to_string(),
-                bound,
-            });
-        }
         Ok(Self {
             encoder: EcgEncoder::load(encoder, encoder_config)?,
             projector: Projector::load(encoder, encoder_config)?,
-            decoder: Decoder::load(decoder, architecture)?,
+            decoder: Decoder::load(decoder, architecture)?.with_fusion(
+                fusion,
+                &encoder.pp("fusion"),
+                encoder_config.dim,
+            )?,
         })
     }
 

@@ -1,29 +1,61 @@
-//! Key/value prefix that carries the ECG into every attention layer.
+//! What the decoder sees of the ECG: made once per request, reused at every step.
 //!
-//! Place: after `projector`, before `decoder`; built once per request, reused at every step.
-//! Shapes: (B, P, D) -> per layer K, V of (B, K, P, D). Never rotated, never masked.
-//! Source: MEIT section 3.4, eqs 3-5.
+//! Place: after `projector`, before `decoder`. Invariant: a key/value prefix is never rotated and never masked (MEIT section
+//! 3.4, eqs 3-5); cross-attention keys carry no text position; input tokens are the text's first positions.
 
 use candle_core::{Result, Tensor};
 
-/// The prefix of one batch: keys and values per decoder layer.
+/// Keys and values of one layer, each (B, K, P, D).
+pub type KeysValues = (Tensor, Tensor);
+
+/// The ECG of one batch, in the form that the decoder's fusion asks for.
 pub struct EcgPrefix {
-    layers: Vec<(Tensor, Tensor)>,
+    form: Form,
+}
+
+pub(crate) enum Form {
+    /// One entry a layer: prepended to self-attention, or None where the layer has no prefix.
+    SelfAttention(Vec<Option<KeysValues>>),
+    /// One entry a layer: what its cross-attention block attends to.
+    CrossAttention(Vec<Option<KeysValues>>),
+    /// (B, P, C), before the text.
+    Input(Tensor),
 }
 
 impl EcgPrefix {
-    /// Wraps one (K, V) pair a layer, each (B, K, P, D).
-    pub fn new(layers: Vec<(Tensor, Tensor)>) -> Self {
-        Self { layers }
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form }
     }
 
-    /// Keys and values of one layer.
-    pub fn layer(&self, index: usize) -> Option<&(Tensor, Tensor)> {
-        self.layers.get(index)
+    /// Keys and values that a layer's self-attention sees before the text.
+    pub fn layer(&self, index: usize) -> Option<&KeysValues> {
+        match &self.form {
+            Form::SelfAttention(layers) => layers.get(index)?.as_ref(),
+            Form::CrossAttention(_) | Form::Input(_) => None,
+        }
     }
 
-    /// P.
-    pub fn tokens(&self) -> Result<usize> {
-        self.layers.first().map_or(Ok(0), |(k, _)| k.dim(2))
+    /// Keys and values of the cross-attention block before a layer.
+    pub fn cross(&self, index: usize) -> Option<&KeysValues> {
+        match &self.form {
+            Form::CrossAttention(layers) => layers.get(index)?.as_ref(),
+            Form::SelfAttention(_) | Form::Input(_) => None,
+        }
+    }
+
+    /// Tokens (B, P, C) that come before the text.
+    pub fn input(&self) -> Option<&Tensor> {
+        match &self.form {
+            Form::Input(tokens) => Some(tokens),
+            Form::SelfAttention(_) | Form::CrossAttention(_) => None,
+        }
+    }
+
+    /// Columns of self-attention that are the prefix's.
+    pub fn columns(&self) -> Result<usize> {
+        match &self.form {
+            Form::SelfAttention(layers) => layers.iter().flatten().next().map_or(Ok(0), |(k, _)| k.dim(2)),
+            Form::CrossAttention(_) | Form::Input(_) => Ok(0),
+        }
     }
 }

@@ -35,6 +35,7 @@ pub fn export(
         format: String::new(),
         name: settings.name.clone(),
         encoder: settings.encoder(),
+        fusion: Default::default(),
         lead_order: Lead::ALL.iter().map(|lead| lead.name().to_owned()).collect(),
         clip_mv: CLIP_MV,
         chain: dsp.chain_name(),

@@ -7,6 +7,7 @@
 
 mod adapters;
 mod decoders;
+mod fusion;
 mod golden;
 mod gradient;
 mod lora;
