@@ -12,6 +12,8 @@ pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
         snr_db: None,
         baseline_uv: 0.0,
         mains_uv: 0.0,
+        mains_residual_uv: 0.0,
+        drawn_samples: 0,
         flags: vec![],
         origin: LeadOrigin::Measured,
         usable: true,

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use ecg::dsp::lanes::Frame;
 use ecg::dsp::{DspConfig, analyse, filter, resample};
 use ecg::segment::LeadOrigin;
 use ecg::window::Context;
@@ -43,17 +44,20 @@ fn dsp(criterion: &mut Criterion) {
     criterion.bench_function("analyse a window with context", |b| {
         b.iter(|| analyse(black_box(&context), &config))
     });
-    let frames: Vec<filter::Frame> = (0..context.samples_uv[0].len())
-        .map(|i| std::array::from_fn(|lead| f64::from(context.samples_uv[lead][i])))
+    let frames: Vec<Frame> = (0..context.samples_uv[0].len())
+        .map(|i| std::array::from_fn(|lead| context.samples_uv[lead][i]))
         .collect();
-    let band = filter::Band {
-        high_pass_hz: config.high_pass_hz,
-        low_pass_hz: config.low_pass_hz,
-        notch_hz: Some(50.0),
-    };
-    criterion.bench_function("filter 12 leads with context and notch", |b| {
-        b.iter(|| filter::zero_phase(black_box(&frames), &band, [0; 2]))
-    });
+    for notch_hz in [None, Some(50.0)] {
+        let plan = filter::Plan::new(filter::Band {
+            high_pass_hz: config.high_pass_hz,
+            low_pass_hz: config.low_pass_hz,
+            notch_hz,
+        });
+        let mut out = Vec::new();
+        criterion.bench_function(&format!("filter 12 leads with context, notch {notch_hz:?}"), |b| {
+            b.iter(|| filter::zero_phase(black_box(&frames), &mut out, &plan))
+        });
+    }
     let second: Vec<f32> = context.samples_uv[0][..360].to_vec();
     let resampler = resample::Resampler::new(360.0);
     criterion.bench_function("resample one lead's second from 360 Hz", |b| {

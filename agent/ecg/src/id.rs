@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 
 /// Bytes of the hash that an id keeps; 128 bits make a collision among 10^12 segments less likely than 10^-14.
 const ID_BYTES: usize = 16;
+/// Samples that are hashed at a time.
+const HASHED_SAMPLES: usize = 1024;
 
 /// Id of the segment that `chain` version `version` makes of the window at `start_sample` of `boot_id` of a stream.
 ///
@@ -27,12 +29,15 @@ pub fn draft_id(segment_id: &str, bundle_id: &str) -> String {
     hashed(&[b"draft", segment_id.as_bytes(), bundle_id.as_bytes()])
 }
 
-/// SHA-256 of 16-bit samples as little-endian bytes, in lower-case hex.
-pub fn samples_sha256(samples: &[i16]) -> String {
+/// SHA-256 of 16-bit samples, one part after another, as little-endian bytes, in lower-case hex.
+pub fn samples_sha256(parts: &[&[i16]]) -> String {
     let mut hasher = Sha256::new();
-    for block in samples.chunks(1024) {
-        let bytes: Vec<u8> = block.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-        hasher.update(&bytes);
+    let mut bytes = [0u8; 2 * HASHED_SAMPLES];
+    for block in parts.iter().flat_map(|part| part.chunks(HASHED_SAMPLES)) {
+        for (two, sample) in bytes.chunks_exact_mut(2).zip(block) {
+            two.copy_from_slice(&sample.to_le_bytes());
+        }
+        hasher.update(&bytes[..2 * block.len()]);
     }
     hex(&hasher.finalize())
 }
@@ -79,7 +84,7 @@ mod tests {
     fn the_samples_hash_is_sha256_of_little_endian_bytes() {
         // `printf '\x01\x00\xff\xff' | sha256sum`
         assert_eq!(
-            samples_sha256(&[1, -1]),
+            samples_sha256(&[&[1], &[-1]]),
             "16b8cb1fe734fbc60c6763c94c9e4cc55840ae966e7e508ba82f539d82702511"
         );
     }

@@ -189,8 +189,14 @@ pub struct LeadQuality {
     pub snr_db: Option<f32>,
     /// Peak-to-peak baseline wander, microvolts.
     pub baseline_uv: f32,
-    /// Amplitude of the mains line, microvolts.
+    /// Amplitude of the mains line before filtering, microvolts.
     pub mains_uv: f32,
+    /// Amplitude that the notch left of it, microvolts.
+    #[serde(default)]
+    pub mains_residual_uv: f32,
+    /// Samples that were drawn in over gaps and impulses.
+    #[serde(default)]
+    pub drawn_samples: u32,
     /// What is wrong with this lead; sorted.
     pub flags: Vec<Reason>,
     /// Where the samples come from.
@@ -206,18 +212,37 @@ pub struct Measurements {
     pub heart_rate_bpm: Option<f32>,
     /// Standard deviation of the RR intervals, milliseconds.
     pub rr_sd_ms: Option<f32>,
+    /// Root mean square of the differences of successive RR intervals, milliseconds.
+    pub rmssd_ms: Option<f32>,
     /// PR interval, milliseconds.
     pub pr_ms: Option<f32>,
     /// QRS duration, milliseconds.
     pub qrs_ms: Option<f32>,
     /// QT interval, milliseconds.
     pub qt_ms: Option<f32>,
-    /// QT interval corrected for rate, milliseconds.
+    /// QT interval corrected for rate by Fridericia's formula, milliseconds.
     pub qtc_ms: Option<f32>,
     /// Frontal QRS axis, degrees.
     pub axis_degrees: Option<f32>,
     /// Beats found.
     pub beats: u32,
+    /// Agreement of two independent beat detectors, 0..=1.
+    #[serde(default)]
+    pub beat_agreement: Option<f32>,
     /// Mains frequency found, hertz.
     pub mains_hz: Option<f32>,
+    /// Amplitudes of each lead in the standard order; empty where no QRS could be delineated.
+    #[serde(default)]
+    pub leads: Vec<LeadAmplitudes>,
+}
+
+/// Amplitudes of one lead of the dominant beat above the level before QRS, millivolts; `None` where the lead is not readable.
+#[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct LeadAmplitudes {
+    /// Largest positive deflection within QRS, 0 where there is none.
+    pub r_mv: Option<f32>,
+    /// Largest negative deflection from R to the end of QRS, 0 where there is none.
+    pub s_mv: Option<f32>,
+    /// ST level 60 ms after the end of QRS.
+    pub st_mv: Option<f32>,
 }

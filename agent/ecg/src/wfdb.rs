@@ -113,8 +113,17 @@ impl Record {
     /// The first ten seconds as a window with what follows as context, at 500 Hz; limb leads derived where two are there.
     ///
     /// # Errors
-    /// Fewer than two ECG leads, a lead that is there twice, less than ten seconds.
+    /// Those of [`Record::leads`].
     pub fn context(&self) -> Result<Context, WfdbError> {
+        let leads = self.leads()?;
+        Ok(leads.context(0).expect("leads() has made sure of ten seconds"))
+    }
+
+    /// The standard leads of the whole recording at 500 Hz; limb leads derived where two are there.
+    ///
+    /// # Errors
+    /// Fewer than two ECG leads, a lead that is there twice, less than ten seconds.
+    pub fn leads(&self) -> Result<Leads, WfdbError> {
         let mut samples_uv = vec![Vec::new(); LEADS];
         let mut origin = [LeadOrigin::Missing; LEADS];
         for (index, signal) in self.signals.iter().enumerate() {
@@ -145,23 +154,46 @@ impl Record {
                 rate_hz: self.rate_hz,
             });
         }
-        let after = (length - SEGMENT_SAMPLES).min(CONTEXT_SAMPLES);
         samples_uv.iter_mut().for_each(|lead| lead.resize(length, f32::NAN));
         limb::derive(&mut samples_uv, &mut origin);
-        samples_uv
-            .iter_mut()
-            .for_each(|lead| lead.truncate(SEGMENT_SAMPLES + after));
-        Ok(Context {
+        Ok(Leads {
+            name: self.name.clone(),
+            rate_hz: self.rate_hz,
+            samples_uv,
+            origin,
+        })
+    }
+}
+
+/// The standard leads of a whole recording at 500 Hz.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leads {
+    pub name: String,
+    /// The recording's own rate.
+    pub rate_hz: f64,
+    /// 12 x N samples, microvolts, NaN where missing.
+    pub samples_uv: Vec<Vec<f32>>,
+    pub origin: [LeadOrigin; LEADS],
+}
+
+impl Leads {
+    /// The ten seconds from `start` with up to 5 s around them; None where the recording ends before.
+    pub fn context(&self, start: usize) -> Option<Context> {
+        let length = self.samples_uv.first()?.len();
+        let end = start.checked_add(SEGMENT_SAMPLES).filter(|&end| end <= length)?;
+        let (before, after) = (start.min(CONTEXT_SAMPLES), (length - end).min(CONTEXT_SAMPLES));
+        let around = |lead: &Vec<f32>| lead[start - before..end + after].to_vec();
+        Some(Context {
             stream_id: self.name.clone(),
             boot_id: 0,
-            start_sample: 0,
+            start_sample: start as i64,
             start_time_us: 0,
             last_gateway_time_us: 0,
             source_rate_hz: self.rate_hz,
-            samples_uv,
-            before: 0,
+            samples_uv: self.samples_uv.iter().map(around).collect(),
+            before,
             after,
-            origin,
+            origin: self.origin,
             lead_off: [false; LEADS],
             saturated: [false; LEADS],
             paced: false,
@@ -261,6 +293,22 @@ mod tests {
         assert_eq!(context.samples_uv[Lead::III.index()][99], 98.0);
         assert_eq!(context.origin[Lead::III.index()], LeadOrigin::Derived);
         assert_eq!(context.origin[Lead::V1.index()], LeadOrigin::Missing);
+    }
+
+    #[test]
+    fn windows_of_a_long_recording_have_their_context_and_end_with_it() {
+        let lead: Vec<f32> = (0..12_000).map(|i| i as f32).collect();
+        let leads = Leads {
+            name: "long".into(),
+            rate_hz: 360.0,
+            samples_uv: vec![lead; LEADS],
+            origin: [LeadOrigin::Measured; LEADS],
+        };
+        let middle = leads.context(5000).unwrap();
+        assert_eq!((middle.before, middle.after), (2500, 2000));
+        assert_eq!(middle.samples_uv[3][middle.before], 5000.0);
+        assert_eq!(middle.samples_uv[3].len(), 2500 + SEGMENT_SAMPLES + 2000);
+        assert!(leads.context(7000).is_some() && leads.context(7001).is_none());
     }
 
     #[test]

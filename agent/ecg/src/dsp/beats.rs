@@ -6,8 +6,8 @@
 //! adaptive threshold with a 200 ms refractory time, search-back, and rejection of T waves, in the manner of Pan and Tompkins
 //! 1985. (2) The leads' band-passed energy, where its 97 ms mean rises over its 611 ms mean, in the manner of Elgendi 2013.
 
-use super::quality::LeadSignals;
-use crate::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
+use super::lanes::{self, Frame, median_of_block_maxima, wide};
+use crate::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 
 const SLOPE_SPAN: usize = 5;
 const SMOOTHING: usize = 30;
@@ -18,7 +18,6 @@ const T_WAVE_SHARE: f32 = 0.5;
 const THRESHOLD_SHARE: f32 = 0.3;
 const SEARCH_BACK_SHARE: f32 = 0.15;
 const SEARCH_BACK_RR: f64 = 1.6;
-const BLOCK: usize = 625;
 /// A pacing pulse after the low-pass: at most this wide at half its height, and this much higher than all within its reach.
 const SPIKE_SAMPLES: usize = 5;
 const SPIKE_REACH: usize = 60;
@@ -45,68 +44,158 @@ pub struct Beats {
     pub agreement: f32,
 }
 
-/// Finds the beats in the readable leads.
-pub fn detect(signals: &[LeadSignals], readable: &[bool]) -> Beats {
-    let peaks = by_slope(signals, readable);
-    let agreement = agreement(&peaks, &by_energy(signals, readable));
+/// Buffers of the detectors.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    frames: Vec<Frame>,
+    energy: Vec<f32>,
+    smooth: Vec<f32>,
+    cycle: Vec<f32>,
+    magnitude: Vec<f32>,
+    cumulative: Vec<f64>,
+}
+
+/// Finds the beats of a window of filtered frames in the readable leads.
+pub fn detect(frames: &[Frame], readable: &[bool; LEADS], scratch: &mut Scratch) -> Beats {
+    let peaks = by_slope(frames, readable, scratch);
+    let agreement = agreement(&peaks, &by_energy(frames, readable, scratch));
     Beats { peaks, agreement }
 }
 
-fn by_slope(signals: &[LeadSignals], readable: &[bool]) -> Vec<usize> {
-    let energy = slope_energy(signals, readable);
-    let level = median_of_block_maxima(&energy);
+fn by_slope(frames: &[Frame], readable: &[bool; LEADS], scratch: &mut Scratch) -> Vec<usize> {
+    slopes(frames, &mut scratch.frames);
+    let scale = median_of_block_maxima(&scratch.frames).map(|v| v.max(10.0));
+    sum_scaled(&scratch.frames, &weights(readable, &scale), &mut scratch.energy);
+    moving_mean(&scratch.energy, SMOOTHING, &mut scratch.cumulative, &mut scratch.smooth);
+    magnitude(frames, &weights(readable, &[1.0; LEADS]), &mut scratch.magnitude);
+    let (energy, magnitude) = (&scratch.smooth, &scratch.magnitude);
+    let level = level(energy);
     if level <= 0.0 {
         return Vec::new();
     }
-    let mut tops = local_maxima(&energy);
-    let magnitude = magnitude(signals, readable);
+    let mut tops = local_maxima(energy);
     tops.retain(|&top| energy[top] >= SEARCH_BACK_SHARE * level);
-    drop_atrial_pulses(&mut tops, &magnitude);
-    let mut peaks = accept(&energy, &tops, THRESHOLD_SHARE * level);
-    search_back(&energy, &tops, SEARCH_BACK_SHARE * level, &mut peaks);
-    let mut refined: Vec<usize> = peaks.into_iter().map(|peak| largest_near(&magnitude, peak)).collect();
+    drop_atrial_pulses(&mut tops, magnitude);
+    let mut peaks = accept(energy, &tops, THRESHOLD_SHARE * level);
+    search_back(energy, &tops, SEARCH_BACK_SHARE * level, &mut peaks);
+    let mut refined: Vec<usize> = peaks.into_iter().map(|peak| largest_near(magnitude, peak)).collect();
     refined.dedup_by(|a, b| a.abs_diff(*b) < REFRACTORY / 2);
     refined
 }
 
-/// Sum over leads of |slope| / that lead's typical extreme slope, smoothed.
-fn slope_energy(signals: &[LeadSignals], readable: &[bool]) -> Vec<f32> {
-    let mut sum = vec![0f32; SEGMENT_SAMPLES];
-    for (signal, _) in signals.iter().zip(readable).filter(|(_, ok)| **ok) {
-        let x = &signal.filtered;
-        let slope: Vec<f32> = (0..SEGMENT_SAMPLES)
-            .map(|i| (x[(i + SLOPE_SPAN).min(x.len() - 1)] - x[i.saturating_sub(SLOPE_SPAN)]).abs())
-            .collect();
-        let scale = median_of_block_maxima(&slope).max(10.0);
-        sum.iter_mut().zip(&slope).for_each(|(s, v)| *s += (v / scale).min(2.0));
-    }
-    moving_mean(&sum, SMOOTHING)
+/// One over the scale for a lead that is read, 0 for the others.
+fn weights(readable: &[bool; LEADS], scale: &Frame) -> Frame {
+    std::array::from_fn(|l| if readable[l] { 1.0 / scale[l] } else { 0.0 })
 }
 
-fn median_of_block_maxima(x: &[f32]) -> f32 {
-    let mut maxima: Vec<f32> = x
-        .chunks(BLOCK)
-        .map(|block| block.iter().copied().fold(0.0, f32::max))
-        .collect();
-    maxima.sort_by(f32::total_cmp);
-    maxima.get(maxima.len() / 2).copied().unwrap_or(0.0)
+/// Median over eighths of the window of their largest value.
+fn level(energy: &[f32]) -> f32 {
+    let mut maxima: [f32; 8] = [0.0; 8];
+    for (top, block) in maxima.iter_mut().zip(energy.chunks(energy.len().div_ceil(8))) {
+        *top = block.iter().copied().fold(0.0, f32::max);
+    }
+    maxima.sort_unstable_by(f32::total_cmp);
+    maxima[4]
+}
+
+wide! {
+    /// Each lead's |slope| over 2 x [`SLOPE_SPAN`] samples, fewer at the ends.
+    fn slopes(frames: &[Frame], out: &mut Vec<Frame>) {
+        out.clear();
+        let last = frames.len() - 1;
+        out.extend((0..frames.len()).map(|i| -> Frame {
+            let (a, b) = (&frames[i.saturating_sub(SLOPE_SPAN)], &frames[(i + SLOPE_SPAN).min(last)]);
+            std::array::from_fn(|l| (b[l] - a[l]).abs())
+        }));
+    }
+
+    /// Sum over the leads of each, weighted, at most 2 a lead.
+    fn sum_scaled(frames: &[Frame], weights: &Frame, out: &mut Vec<f32>) {
+        out.clear();
+        out.extend(frames.iter().map(|frame| {
+            let scaled: Frame = std::array::from_fn(|l| {
+                let v = frame[l] * weights[l];
+                if v < 2.0 { v } else { 2.0 }
+            });
+            lanes::sum(&scaled)
+        }));
+    }
+
+    /// Square root of the sum of squares over the readable leads.
+    fn magnitude(frames: &[Frame], weights: &Frame, out: &mut Vec<f32>) {
+        out.clear();
+        out.extend(frames.iter().map(|frame| {
+            let squares: Frame = std::array::from_fn(|l| frame[l] * frame[l] * weights[l]);
+            lanes::sum(&squares).sqrt()
+        }));
+    }
+
+    /// Each lead's band-passed energy: the square of the difference of two moving means.
+    ///
+    /// Frames are whole microvolts, so the running sums are exact.
+    fn band_energy(frames: &[Frame], out: &mut Vec<Frame>) {
+        out.clear();
+        let n = frames.len();
+        let halves = BAND_MEANS.map(|width| width / 2);
+        let mut sums = [[0f32; LEADS]; 2];
+        for (sum, half) in sums.iter_mut().zip(halves) {
+            for frame in &frames[..half.min(n)] {
+                for l in 0..LEADS {
+                    sum[l] += frame[l];
+                }
+            }
+        }
+        for i in 0..n {
+            let mut means = [[0f32; LEADS]; 2];
+            for k in 0..2 {
+                let half = halves[k];
+                if i + half < n {
+                    let entering = &frames[i + half];
+                    for l in 0..LEADS {
+                        sums[k][l] += entering[l];
+                    }
+                }
+                if i > half {
+                    let leaving = &frames[i - half - 1];
+                    for l in 0..LEADS {
+                        sums[k][l] -= leaving[l];
+                    }
+                }
+                let count = (i + half + 1).min(n) - i.saturating_sub(half);
+                let share = 1.0 / count as f32;
+                means[k] = sums[k].map(|v| v * share);
+            }
+            out.push(std::array::from_fn(|l| {
+                let band = means[0][l] - means[1][l];
+                band * band
+            }));
+        }
+    }
 }
 
 /// Mean over `width / 2` samples on each side, fewer at the ends.
-fn moving_mean(x: &[f32], width: usize) -> Vec<f32> {
-    let mut cumulative = Vec::with_capacity(x.len() + 1);
+fn moving_mean(x: &[f32], width: usize, cumulative: &mut Vec<f64>, out: &mut Vec<f32>) {
+    cumulate(x, cumulative);
+    mean_of(cumulative, width, out);
+}
+
+fn cumulate(x: &[f32], cumulative: &mut Vec<f64>) {
     let mut total = 0f64;
+    cumulative.clear();
     cumulative.push(total);
     cumulative.extend(x.iter().map(|&v| {
         total += f64::from(v);
         total
     }));
-    (0..x.len())
-        .map(|i| {
-            let (from, to) = (i.saturating_sub(width / 2), (i + width / 2 + 1).min(x.len()));
-            ((cumulative[to] - cumulative[from]) / (to - from) as f64) as f32
-        })
-        .collect()
+}
+
+fn mean_of(cumulative: &[f64], width: usize, out: &mut Vec<f32>) {
+    let (n, half) = (cumulative.len() - 1, width / 2);
+    out.clear();
+    out.extend((0..n).map(|i| {
+        let (from, to) = (i.saturating_sub(half), (i + half + 1).min(n));
+        ((cumulative[to] - cumulative[from]) / (to - from) as f64) as f32
+    }));
 }
 
 /// Indices that are the largest within half a refractory time on both sides.
@@ -155,15 +244,6 @@ fn search_back(energy: &[f32], tops: &[usize], threshold: f32, peaks: &mut Vec<u
     peaks.sort_unstable();
 }
 
-/// Square root of the sum of squares over the readable leads.
-fn magnitude(signals: &[LeadSignals], readable: &[bool]) -> Vec<f32> {
-    let mut sum = vec![0f32; SEGMENT_SAMPLES];
-    for (signal, _) in signals.iter().zip(readable).filter(|(_, ok)| **ok) {
-        sum.iter_mut().zip(&signal.filtered).for_each(|(s, v)| *s += v * v);
-    }
-    sum.into_iter().map(f32::sqrt).collect()
-}
-
 /// The largest magnitude within 50 ms of a peak.
 fn largest_near(magnitude: &[f32], peak: usize) -> usize {
     (peak.saturating_sub(25)..(peak + 26).min(magnitude.len()))
@@ -193,19 +273,15 @@ fn is_spike(magnitude: &[f32], peak: usize) -> bool {
 }
 
 /// The second detector: middles of the rises of the leads' band-passed energy.
-fn by_energy(signals: &[LeadSignals], readable: &[bool]) -> Vec<usize> {
-    let mut energy = vec![0f32; SEGMENT_SAMPLES];
-    for (signal, _) in signals.iter().zip(readable).filter(|(_, ok)| **ok) {
-        let [narrow, wide] = BAND_MEANS.map(|width| moving_mean(&signal.filtered, width));
-        let band: Vec<f32> = narrow.iter().zip(&wide).map(|(a, b)| (a - b) * (a - b)).collect();
-        let scale = median_of_block_maxima(&band).max(25.0);
-        energy
-            .iter_mut()
-            .zip(&band)
-            .for_each(|(s, v)| *s += (v / scale).min(2.0));
-    }
-    let mean = energy.iter().sum::<f32>() / SEGMENT_SAMPLES as f32;
-    let (event, cycle) = (moving_mean(&energy, EVENT_MEAN), moving_mean(&energy, CYCLE_MEAN));
+fn by_energy(frames: &[Frame], readable: &[bool; LEADS], scratch: &mut Scratch) -> Vec<usize> {
+    band_energy(frames, &mut scratch.frames);
+    let scale = median_of_block_maxima(&scratch.frames).map(|v| v.max(25.0));
+    sum_scaled(&scratch.frames, &weights(readable, &scale), &mut scratch.energy);
+    cumulate(&scratch.energy, &mut scratch.cumulative);
+    mean_of(&scratch.cumulative, EVENT_MEAN, &mut scratch.smooth);
+    mean_of(&scratch.cumulative, CYCLE_MEAN, &mut scratch.cycle);
+    let mean = (scratch.cumulative[frames.len()] / frames.len() as f64) as f32;
+    let (event, cycle) = (&scratch.smooth, &scratch.cycle);
     let rises = |i: usize| event[i] > cycle[i] + RISE_SHARE * mean;
     let mut beats: Vec<usize> = Vec::new();
     let mut start = 0;
@@ -261,14 +337,17 @@ pub fn median_interval(peaks: &[usize]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dsp::testing::{beat_train, lead_signals, white_noise};
+    use crate::dsp::testing::{beat_train, on_all_leads, white_noise};
+
+    fn found(signal: &[f32]) -> Beats {
+        detect(&on_all_leads(signal), &[true; LEADS], &mut Scratch::default())
+    }
 
     #[test]
     fn beats_are_found_where_they_are_at_every_rate() {
         for bpm in [40.0, 75.0, 150.0, 200.0] {
             let (signal, truth) = beat_train(bpm);
-            let signals = lead_signals(&signal);
-            let Beats { peaks, agreement } = detect(&signals, &vec![true; signals.len()]);
+            let Beats { peaks, agreement } = found(&signal);
             assert_eq!(peaks.len(), truth.len(), "{bpm} bpm: {peaks:?} but {truth:?}");
             assert!(
                 peaks.iter().zip(&truth).all(|(a, b)| a.abs_diff(*b) <= 5),
@@ -280,9 +359,7 @@ mod tests {
 
     #[test]
     fn a_flat_window_has_no_beats() {
-        let flat = vec![0.0; SEGMENT_SAMPLES];
-        let signals = lead_signals(&flat);
-        assert_eq!(detect(&signals, &vec![true; signals.len()]), Beats::default());
+        assert_eq!(found(&[0.0; SEGMENT_SAMPLES]), Beats::default());
     }
 
     #[test]
@@ -291,16 +368,14 @@ mod tests {
         for p in &truth[1..] {
             signal[p - 110..p - 107].copy_from_slice(&[1500.0, 2500.0, 1000.0]);
         }
-        let signals = lead_signals(&signal);
-        let found = detect(&signals, &vec![true; signals.len()]).peaks;
+        let found = found(&signal).peaks;
         assert_eq!(found.len(), truth.len(), "{found:?} but {truth:?}");
     }
 
     #[test]
     fn the_detectors_disagree_on_noise() {
         let noise: Vec<f32> = white_noise(SEGMENT_SAMPLES).map(|v| 200.0 * v).collect();
-        let signals = lead_signals(&noise);
-        let beats = detect(&signals, &vec![true; signals.len()]);
+        let beats = found(&noise);
         assert!(beats.agreement < 0.8, "{beats:?}");
     }
 }

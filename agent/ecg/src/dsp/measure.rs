@@ -1,4 +1,4 @@
-//! Heart rate, intervals and axis.
+//! Heart rate and its variability, intervals, axis, and each lead's amplitudes.
 //!
 //! Place: after `beats` and `shapes`. Invariant: a value is None where the window does not show it; nothing is guessed.
 //! Method: the dominant beats' median per lead, its level between T and P taken off, then global onsets and ends over all
@@ -7,10 +7,11 @@
 //! QTc 390 ms) and its first-degree blocks (PR above 200 ms).
 
 use super::beats::{heart_rate_bpm, median_interval};
-use super::quality::LeadSignals;
+use super::lanes::{Frame, medians, wide};
+use super::reversal::{self, Pattern};
 use super::shapes::median;
 use crate::lead::Lead;
-use crate::segment::Measurements;
+use crate::segment::{LeadAmplitudes, Measurements};
 use crate::{LEADS, SAMPLE_RATE_HZ};
 
 /// Samples of the median beat before R.
@@ -36,25 +37,51 @@ const P_AREA: usize = 32;
 /// T wave height that is believed, microvolts.
 const T_UV_MIN: f32 = 30.0;
 
-/// Measures the window; `groups` are its beats by shape, the dominant one first.
-pub fn measure(signals: &[LeadSignals], readable: &[bool], peaks: &[usize], groups: &[Vec<usize>]) -> Measurements {
+/// The ST segment's level is read so far behind the end of QRS, as the mean of the samples around: 60 ms, 5 samples.
+const ST_AFTER_J: usize = 30;
+const ST_SPAN: usize = 2;
+/// The level that amplitudes count from: the mean of so many samples before the onset of QRS.
+const PQ_SPAN: usize = 4;
+
+/// Measures a window of filtered frames; `groups` are its beats by shape, the dominant one first.
+///
+/// The pattern of the dominant beat is there where all of its independent leads are readable.
+pub fn measure(
+    frames: &[Frame],
+    readable: &[bool; LEADS],
+    peaks: &[usize],
+    groups: &[Vec<usize>],
+) -> (Measurements, Option<Pattern>) {
     let mut m = Measurements {
         beats: peaks.len() as u32,
         ..Measurements::default()
     };
-    let Some(bpm) = heart_rate_bpm(peaks) else { return m };
+    let Some(bpm) = heart_rate_bpm(peaks) else {
+        return (m, None);
+    };
     m.heart_rate_bpm = Some(bpm);
     let mean_rr = 60.0 * SAMPLE_RATE_HZ as f32 / bpm;
     let intervals: Vec<f32> = peaks.windows(2).map(|p| (p[1] - p[0]) as f32).collect();
-    let variance = intervals.iter().map(|rr| (rr - mean_rr).powi(2)).sum::<f32>() / intervals.len() as f32;
-    m.rr_sd_ms = Some(variance.sqrt() * MS);
-    let Some(beat) = MedianBeat::new(signals, readable, peaks, groups) else {
-        return m;
+    let root_mean_square = |values: &mut dyn ExactSizeIterator<Item = f32>| {
+        let n = values.len() as f32;
+        (values.map(|v| v * v).sum::<f32>() / n).sqrt() * MS
     };
-    let Some((onset, end)) = beat.qrs() else { return m };
+    m.rr_sd_ms = Some(root_mean_square(&mut intervals.iter().map(|rr| rr - mean_rr)));
+    if intervals.len() > 1 {
+        m.rmssd_ms = Some(root_mean_square(&mut intervals.windows(2).map(|rr| rr[1] - rr[0])));
+    }
+    let Some(beat) = MedianBeat::new(frames, readable, peaks, groups) else {
+        return (m, None);
+    };
+    let Some((onset, end)) = beat.qrs() else {
+        return (m, None);
+    };
     m.axis_degrees = beat.axis(readable, onset..end);
     m.qrs_ms = Some((end - onset) as f32 * MS);
-    let rms = beat.rms(beat.level(onset, mean_rr));
+    m.leads = (0..LEADS).map(|lead| beat.amplitudes(lead, onset..end)).collect();
+    let level = beat.level(onset, mean_rr);
+    let pattern = beat.pattern(onset..end, &level);
+    let rms = beat.rms(level);
     if let Some(t_end) = t_end(&rms, end) {
         let qt = (t_end - onset) as f32 * MS;
         m.qt_ms = Some(qt);
@@ -64,7 +91,7 @@ pub fn measure(signals: &[LeadSignals], readable: &[bool], peaks: &[usize], grou
     if !changes.is_empty() && median(&mut changes) <= RR_IRREGULAR * mean_rr {
         m.pr_ms = beat.p_onset(onset).map(|p| (onset - p) as f32 * MS);
     }
-    m
+    (m, pattern)
 }
 
 /// The dominant shape of the window: median over its beats in each readable lead, R at [`BEFORE`].
@@ -80,41 +107,37 @@ struct MedianBeat {
 }
 
 impl MedianBeat {
-    fn new(signals: &[LeadSignals], readable: &[bool], peaks: &[usize], groups: &[Vec<usize>]) -> Option<Self> {
+    fn new(frames: &[Frame], readable: &[bool; LEADS], peaks: &[usize], groups: &[Vec<usize>]) -> Option<Self> {
         let rr = median_interval(peaks)?;
         let after = AFTER_MAX.min((0.72 * rr) as usize);
-        let length = signals.first()?.filtered.len();
         let dominant = groups.first()?.iter().copied();
-        let members: Vec<usize> = dominant.filter(|&p| p >= BEFORE && p + after <= length).collect();
+        let members: Vec<usize> = dominant.filter(|&p| p >= BEFORE && p + after <= frames.len()).collect();
         if members.len() < BEATS_MIN {
             return None;
         }
-        let mut values = vec![0.0; members.len()];
-        let mut leads = vec![vec![0.0; BEFORE + after]; signals.len()];
-        let mut variance = vec![0.0; BEFORE];
-        let used: Vec<usize> = (0..signals.len()).filter(|&lead| readable[lead]).collect();
-        for &lead in &used {
-            let samples = &signals[lead].filtered;
-            for i in 0..BEFORE + after {
-                values
-                    .iter_mut()
-                    .zip(&members)
-                    .for_each(|(v, p)| *v = samples[p - BEFORE + i]);
-                if let Some(sum) = variance.get_mut(i) {
-                    let mean = values.iter().sum::<f32>() / values.len() as f32;
-                    *sum += values.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / values.len() as f32;
-                }
-                leads[lead][i] = median(&mut values);
-            }
-        }
+        let rows: Vec<&[Frame]> = members.iter().map(|&p| &frames[p - BEFORE..p + after]).collect();
+        let mut beat = vec![[0.0; LEADS]; BEFORE + after];
+        medians(&rows, &mut beat);
+        let used: Vec<usize> = (0..LEADS).filter(|&lead| readable[lead]).collect();
+        let averaged = (used.len().max(1) * members.len()) as f32;
+        let mut variance = vec![[0.0; LEADS]; BEFORE];
+        variances(&rows, &mut variance);
+        let noise = variance
+            .iter()
+            .map(|of_leads| (used.iter().map(|&l| of_leads[l]).sum::<f32>() / averaged).sqrt())
+            .collect();
+        let leads: Vec<Vec<f32>> = (0..LEADS)
+            .map(|lead| match readable[lead] {
+                true => beat.iter().map(|frame| frame[lead]).collect(),
+                false => vec![0.0; beat.len()],
+            })
+            .collect();
         let slope = (0..BEFORE + after)
             .map(|i| {
                 let (a, b) = (i.saturating_sub(2), (i + 2).min(BEFORE + after - 1));
                 used.iter().map(|&l| (leads[l][b] - leads[l][a]).abs()).sum::<f32>()
             })
             .collect();
-        let averaged = (used.len().max(1) * members.len()) as f32;
-        let noise = variance.into_iter().map(|v| (v / averaged).sqrt()).collect();
         Some(Self {
             leads,
             used,
@@ -196,6 +219,60 @@ impl MedianBeat {
         (from.max(top.saturating_sub(50))..top - 6).max_by(|&a, &b| area(a).total_cmp(&area(b)))
     }
 
+    /// Largest deflections of a lead within QRS, and its ST level, all above the level before QRS; None where not readable.
+    fn amplitudes(&self, lead: usize, qrs: std::ops::Range<usize>) -> LeadAmplitudes {
+        if !self.used.contains(&lead) {
+            return LeadAmplitudes::default();
+        }
+        let samples = &self.leads[lead];
+        let mean = |range: std::ops::Range<usize>| {
+            let n = range.len() as f32;
+            samples.get(range).map(|span| span.iter().sum::<f32>() / n)
+        };
+        let Some(level) = mean(qrs.start - PQ_SPAN..qrs.start) else {
+            return LeadAmplitudes::default();
+        };
+        let within = || samples[qrs.clone()].iter().map(|v| (v - level) / 1000.0);
+        let r_mv = within().fold(0.0, f32::max);
+        let r_at = (qrs.start..qrs.end).fold(qrs.start, |top, i| if samples[i] > samples[top] { i } else { top });
+        let s_mv = samples[r_at..qrs.end]
+            .iter()
+            .map(|v| (v - level) / 1000.0)
+            .fold(0.0, f32::min);
+        let st = qrs.end + ST_AFTER_J;
+        LeadAmplitudes {
+            r_mv: Some(r_mv),
+            s_mv: Some(s_mv),
+            st_mv: mean(st - ST_SPAN..st + ST_SPAN + 1).map(|v| (v - level) / 1000.0),
+        }
+    }
+
+    /// Mean level of each independent lead in the phases of `reversal`, scaled to unit QRS power.
+    fn pattern(&self, qrs: std::ops::Range<usize>, level: &[f32]) -> Option<Pattern> {
+        let third = qrs.len() / 3;
+        let last = self.slope.len();
+        let phases: [std::ops::Range<usize>; reversal::PHASES] = [
+            qrs.start - 60..qrs.start - 15,
+            qrs.start..qrs.start + third,
+            qrs.start + third..qrs.end - third,
+            qrs.end - third..qrs.end,
+            (qrs.end + 40).min(last - 20)..(qrs.end + 120).min(last),
+        ];
+        if reversal::LEADS.iter().any(|lead| !self.used.contains(lead)) {
+            return None;
+        }
+        let mut pattern = [0.0; reversal::LENGTH];
+        for (of_phase, phase) in pattern.chunks_exact_mut(reversal::LEADS.len()).zip(&phases) {
+            for (value, &lead) in of_phase.iter_mut().zip(&reversal::LEADS) {
+                let samples = &self.leads[lead][phase.clone()];
+                *value = samples.iter().sum::<f32>() / samples.len() as f32 - level[lead];
+            }
+        }
+        let of_qrs = &pattern[reversal::LEADS.len()..4 * reversal::LEADS.len()];
+        let size = of_qrs.iter().map(|v| v * v).sum::<f32>().sqrt();
+        (size > 0.0).then(|| pattern.map(|v| v / size))
+    }
+
     /// Frontal axis from the net QRS area of I and aVF above the level at its onset, degrees, -180..180.
     fn axis(&self, readable: &[bool], qrs: std::ops::Range<usize>) -> Option<f32> {
         let (i, avf) = (Lead::I.index(), Lead::AVF.index());
@@ -208,6 +285,28 @@ impl MedianBeat {
         };
         // aVF is an augmented lead: 2/sqrt(3) brings it to the scale of I
         Some((net(avf) * 2.0 / 3f32.sqrt()).atan2(net(i)).to_degrees())
+    }
+}
+
+wide! {
+    /// Variance over the rows at each of the first frames.
+    fn variances(rows: &[&[Frame]], out: &mut [Frame]) {
+        let share = 1.0 / rows.len() as f32;
+        for (i, variance) in out.iter_mut().enumerate() {
+            let (mut mean, mut square) = ([0f32; LEADS], [0f32; LEADS]);
+            for row in rows {
+                for l in 0..LEADS {
+                    mean[l] += row[i][l] * share;
+                }
+            }
+            for row in rows {
+                for l in 0..LEADS {
+                    let v = row[i][l] - mean[l];
+                    square[l] += v * v;
+                }
+            }
+            *variance = square.map(|v| v * share);
+        }
     }
 }
 
@@ -232,17 +331,20 @@ const _: () = assert!(LEADS == 12, "the axis needs I and aVF of the standard ord
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dsp::testing::{beat_train, lead_signals};
+    use crate::dsp::testing::{beat_train, on_all_leads};
     use crate::dsp::{beats, shapes};
+
+    fn measured(signal: &[f32]) -> Measurements {
+        let (frames, readable) = (on_all_leads(signal), [true; LEADS]);
+        let peaks = beats::detect(&frames, &readable, &mut beats::Scratch::default()).peaks;
+        let groups = shapes::group(&frames, &readable, &peaks, &mut shapes::Scratch::default());
+        measure(&frames, &readable, &peaks, &groups).0
+    }
 
     #[test]
     fn rate_and_intervals_of_a_known_beat_are_measured() {
         let (signal, _) = beat_train(72.0);
-        let signals = lead_signals(&signal);
-        let readable = vec![true; LEADS];
-        let peaks = beats::detect(&signals, &readable).peaks;
-        let groups = shapes::group(&signals, &readable, &peaks);
-        let m = measure(&signals, &readable, &peaks, &groups);
+        let m = measured(&signal);
         assert!((m.heart_rate_bpm.unwrap() - 72.0).abs() < 0.5, "{m:?}");
         // the train's P starts 160 ms before its QRS, which lasts about 90 ms; T ends about 400 ms after QRS onset
         assert!((60.0..=120.0).contains(&m.qrs_ms.unwrap()), "{m:?}");
@@ -253,12 +355,40 @@ mod tests {
 
     #[test]
     fn nothing_is_measured_without_two_beats() {
-        let flat = vec![0.0; crate::SEGMENT_SAMPLES];
-        let signals = lead_signals(&flat);
-        assert_eq!(measure(&signals, &[true; LEADS], &[], &[]), Measurements::default());
-        assert_eq!(
-            measure(&signals, &[true; LEADS], &[2500], &[vec![2500]]).heart_rate_bpm,
-            None
-        );
+        let flat = [0.0; crate::SEGMENT_SAMPLES];
+        assert_eq!(measured(&flat), Measurements::default());
+        let one = measure(&on_all_leads(&flat), &[true; LEADS], &[2500], &[vec![2500]]).0;
+        assert_eq!(one.heart_rate_bpm, None);
+    }
+
+    #[test]
+    fn amplitudes_are_those_of_the_beat_and_an_unread_lead_has_none() {
+        let m = measured(&beat_train(72.0).0);
+        let lead = m.leads[0];
+        // the train's R is 1 mV less the feet of its neighbours, its S 0.2 mV, its ST level 0
+        assert!((lead.r_mv.unwrap() - 0.98).abs() < 0.05, "{lead:?}");
+        assert!((lead.s_mv.unwrap() + 0.17).abs() < 0.05, "{lead:?}");
+        assert!(lead.st_mv.unwrap().abs() < 0.03, "{lead:?}");
+        let frames = on_all_leads(&beat_train(72.0).0);
+        let (mut readable, peaks) = ([true; LEADS], beat_train(72.0).1);
+        readable[4] = false;
+        let m = measure(&frames, &readable, &peaks, &[peaks.clone()]).0;
+        assert_eq!(m.leads[4], LeadAmplitudes::default());
+        assert!(m.leads[5].r_mv.is_some());
+    }
+
+    #[test]
+    fn variability_of_alternating_intervals_is_half_and_whole_their_difference() {
+        let peaks = [300, 690, 1100, 1490, 1900, 2290, 2700];
+        let m = measure(
+            &on_all_leads(&[0.0; crate::SEGMENT_SAMPLES]),
+            &[true; LEADS],
+            &peaks,
+            &[],
+        )
+        .0;
+        // 780 and 820 ms in turn
+        assert!((m.rr_sd_ms.unwrap() - 20.0).abs() < 0.01, "{m:?}");
+        assert!((m.rmssd_ms.unwrap() - 40.0).abs() < 0.01, "{m:?}");
     }
 }

@@ -3,28 +3,38 @@
 //! Place: between `window` and the agent's route; training and one-shot reports call it too. Invariant: [`analyse`] is a pure
 //! function of its context and configuration; every segment names the chain and version that made it.
 
+pub mod artefacts;
 pub mod beats;
 pub mod filter;
+pub mod lanes;
+pub mod mains;
 pub mod measure;
 pub mod quality;
+pub mod repair;
 pub mod resample;
+pub mod reversal;
 pub mod shapes;
 pub mod snr;
 #[cfg(test)]
 mod testing;
 
+use std::cell::RefCell;
+
 use serde::{Deserialize, Serialize};
 
-use crate::segment::{LeadOrigin, LeadQuality, Reason, Segment};
+use crate::segment::{LeadOrigin, LeadQuality, Measurements, Segment};
 use crate::window::Context;
 use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES, id};
-use filter::{Band, Frame};
-use quality::LeadSignals;
+use beats::Beats;
+use filter::{Band, Plan, WINDOW};
+use lanes::{Frame, wide};
+use mains::Probe;
+use quality::{LeadState, WindowState};
 
 /// Name of this chain of operations, in segments, ids and bundles.
 pub const CHAIN: &str = "meit-dsp";
 /// Raised whenever the same context would give other samples.
-pub const CHAIN_VERSION: u32 = 1;
+pub const CHAIN_VERSION: u32 = 2;
 
 /// Corners and limits of the chain. Units are in the names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +50,8 @@ pub struct DspConfig {
     pub mains_notch_uv_min: f32,
     /// Longest gap that is bridged without a flag, samples at 500 Hz.
     pub gap_repair_samples: usize,
+    /// How far one or two samples stand out of the line through their neighbours to be an impulse, microvolts.
+    pub spike_uv_min: f32,
     /// Limits of the quality gate.
     pub quality: quality::Limits,
 }
@@ -52,6 +64,7 @@ impl Default for DspConfig {
             mains_hz: vec![50.0, 60.0],
             mains_notch_uv_min: 15.0,
             gap_repair_samples: 10,
+            spike_uv_min: 3000.0,
             quality: quality::Limits::default(),
         }
     }
@@ -65,130 +78,186 @@ impl DspConfig {
 }
 
 /// Runs the whole chain on one window.
+///
+/// Every thread keeps its plans and buffers; apart from the segment itself and short lists of beats nothing is allocated.
 pub fn analyse(context: &Context, config: &DspConfig) -> Segment {
-    let window = context.before..context.before + SEGMENT_SAMPLES;
-    let (frames, gaps) = bridged(context, window.clone());
-    let mains_hz = mains(&frames[window.clone()], config);
-    let band = Band {
-        high_pass_hz: config.high_pass_hz,
-        low_pass_hz: config.low_pass_hz,
-        notch_hz: mains_hz,
-    };
-    let padding = [context.before, context.after].map(|there| CONTEXT_SAMPLES.saturating_sub(there));
-    let filtered = filter::zero_phase(&frames, &band, padding);
-    let clean = &filtered.frames[window.clone()];
-    let line = mains_hz.map_or([0.0; LEADS], |hz| filter::line_amplitude(&frames[window.clone()], hz));
-    let signals: Vec<LeadSignals> = (0..LEADS)
-        .map(|lead| LeadSignals {
-            raw: context.samples_uv[lead].get(window.clone()).unwrap_or(&[]),
-            filtered: column(clean, lead),
-            baseline_uv: peak_to_peak(&column(&filtered.baseline[window.clone()], lead)),
-            mains_uv: line[lead] as f32,
-            gap_samples: gaps[lead],
+    analyse_in_full(context, config).segment
+}
+
+/// A segment and what it was told from.
+pub struct Analysis {
+    pub segment: Segment,
+    pub beats: Beats,
+    /// Pattern of the dominant beat, where it has one.
+    pub pattern: Option<reversal::Pattern>,
+}
+
+/// [`analyse`] with the beats and the pattern that the segment was told from: for evaluation.
+pub fn analyse_in_full(context: &Context, config: &DspConfig) -> Analysis {
+    thread_local! {
+        static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::default());
+    }
+    WORKSPACE.with_borrow_mut(|workspace| workspace.analyse(context, config))
+}
+
+/// Plans and buffers of one thread; they carry nothing from one window to the next but their memory.
+#[derive(Default)]
+struct Workspace {
+    probes: Vec<Probe>,
+    plans: Vec<Plan>,
+    repair: repair::Scratch,
+    /// Repaired context, 20 s.
+    frames: Vec<Frame>,
+    /// Filtered context, of which the window is valid.
+    filtered: Vec<Frame>,
+    roughness: Vec<Frame>,
+    beats: beats::Scratch,
+    shapes: shapes::Scratch,
+    snr: snr::Scratch,
+}
+
+impl Workspace {
+    fn analyse(&mut self, context: &Context, config: &DspConfig) -> Analysis {
+        let repairs = repair::frames(context, config, &mut self.repair, &mut self.frames);
+        let window = &self.frames[WINDOW];
+        probe_for(&mut self.probes, &config.mains_hz);
+        let line = mains::strongest(&self.probes, window, config.mains_notch_uv_min);
+        let notch_hz = line.map(|(probe, _)| self.probes[probe].hz);
+        let plan = plan_for(&mut self.plans, config, notch_hz);
+        let baseline_uv = filter::zero_phase(&self.frames, &mut self.filtered, plan);
+        let clean = &mut self.filtered[WINDOW];
+        to_whole_microvolts(clean);
+        let clean = &*clean;
+        let residual = line.map(|(probe, _)| self.probes[probe].measure(clean));
+        let burst = artefacts::burst(window, &config.quality, &mut self.roughness);
+        let leads: [LeadState; LEADS] = std::array::from_fn(|lead| LeadState {
             missing: context.origin[lead] == LeadOrigin::Missing,
             lead_off: context.lead_off[lead],
             saturated: context.saturated[lead],
-        })
-        .collect();
-    let flags: Vec<Vec<Reason>> = signals.iter().map(|s| quality::signal_flags(s, config)).collect();
-    let readable: Vec<bool> = flags.iter().map(|f| f.iter().all(quality::readable)).collect();
-    let beats = beats::detect(&signals, &readable);
-    let groups = shapes::group(&signals, &readable, &beats.peaks);
-    let layout = snr::Layout::new(&groups, SEGMENT_SAMPLES);
-    let snr_db = |lead: usize| {
-        let layout = layout.as_ref().filter(|_| readable[lead])?;
-        snr::window_power_db(&signals[lead].filtered, layout)
-    };
-    let mut measurements = measure::measure(&signals, &readable, &beats.peaks, &groups);
-    measurements.mains_hz = mains_hz.map(|hz| hz as f32);
-    let quality: [LeadQuality; LEADS] = std::array::from_fn(|lead| {
-        quality::lead_quality(&signals[lead], &flags[lead], snr_db(lead), context.origin[lead], config)
-    });
-    let (decision, reasons) = quality::gate(&quality, &signals, &beats, context.paced, &config.quality);
-    assemble(context, &signals, quality, measurements, decision, reasons)
-}
-
-/// The context with gaps bridged, time-major, and each lead's longest gap inside the window.
-fn bridged(context: &Context, window: std::ops::Range<usize>) -> (Vec<Frame>, [usize; LEADS]) {
-    let length = window.end + context.after;
-    let mut frames = vec![[0.0; LEADS]; length];
-    let mut gaps = [0; LEADS];
-    for lead in 0..LEADS {
-        let mut samples: Vec<f64> = context.samples_uv[lead].iter().map(|&v| f64::from(v)).collect();
-        samples.resize(length, f64::NAN);
-        gaps[lead] = filter::bridge(&mut samples, window.clone());
-        frames.iter_mut().zip(samples).for_each(|(frame, v)| frame[lead] = v);
+            burst: burst[lead],
+            baseline_uv: baseline_uv[lead],
+            mains_uv: line.map_or(0.0, |(_, line)| line.amplitude_uv[lead]),
+            mains_residual_uv: residual.map_or(0.0, |line| line.amplitude_uv[lead]),
+            gap_samples: repairs.gap_samples[lead],
+            drawn: repairs.drawn[lead],
+        });
+        let mut flags: [Vec<_>; LEADS] =
+            std::array::from_fn(|lead| quality::signal_flags(raw(context, lead), &leads[lead], config));
+        let readable = std::array::from_fn(|lead| quality::readable(&flags[lead], &leads[lead], &config.quality));
+        let beats = beats::detect(clean, &readable, &mut self.beats);
+        let groups = shapes::group(clean, &readable, &beats.peaks, &mut self.shapes);
+        let layout = snr::Layout::new(&groups, SEGMENT_SAMPLES);
+        let snr_db = layout.map_or([None; LEADS], |layout| {
+            snr::window_power_db(clean, &layout, &mut self.snr)
+        });
+        let (mut measurements, pattern) = measure::measure(clean, &readable, &beats.peaks, &groups);
+        measurements.mains_hz = notch_hz.map(|hz| hz as f32);
+        measurements.beat_agreement = Some(beats.agreement);
+        let quality: [LeadQuality; LEADS] = std::array::from_fn(|lead| {
+            let snr_db = snr_db[lead].filter(|_| readable[lead]);
+            let flags = std::mem::take(&mut flags[lead]);
+            quality::lead_quality(&leads[lead], flags, snr_db, context.origin[lead], &config.quality)
+        });
+        let dominant = groups.first().map_or(&[][..], Vec::as_slice);
+        let state = WindowState {
+            frames: clean,
+            beats: &beats,
+            paced: context.paced,
+            gain_step: artefacts::gain_step(clean, dominant, &config.quality),
+            reversal: pattern.as_ref().and_then(reversal::suspected),
+        };
+        let verdict = quality::gate(&quality, &state, &config.quality);
+        Analysis {
+            segment: assemble(context, clean, quality, measurements, verdict),
+            beats,
+            pattern,
+        }
     }
-    (frames, gaps)
 }
 
-/// The mains frequency with the largest line, where at least three leads show it well above its surroundings.
-fn mains(frames: &[Frame], config: &DspConfig) -> Option<f64> {
-    let strength = |hz: f64| {
-        let (line, below, above) = (
-            filter::line_amplitude(frames, hz),
-            filter::line_amplitude(frames, hz - 1.5),
-            filter::line_amplitude(frames, hz + 1.5),
-        );
-        let mut excess: [f64; LEADS] = std::array::from_fn(|l| line[l] - 2.0 * below[l].max(above[l]));
-        excess.sort_by(|a, b| b.total_cmp(a));
-        excess[2]
+/// Makes the probes for `mains_hz`, unless they are there.
+fn probe_for(probes: &mut Vec<Probe>, mains_hz: &[f64]) {
+    if !probes.iter().map(|probe| probe.hz).eq(mains_hz.iter().copied()) {
+        *probes = mains_hz.iter().copied().map(Probe::new).collect();
+    }
+}
+
+/// The plan of the configured band with this notch; at most one a notch is kept.
+fn plan_for<'a>(plans: &'a mut Vec<Plan>, config: &DspConfig, notch_hz: Option<f64>) -> &'a Plan {
+    let band = Band {
+        high_pass_hz: config.high_pass_hz,
+        low_pass_hz: config.low_pass_hz,
+        notch_hz,
     };
-    let strongest = config
-        .mains_hz
-        .iter()
-        .map(|&hz| (hz, strength(hz)))
-        .max_by(|a, b| a.1.total_cmp(&b.1))?;
-    (strongest.1 >= f64::from(config.mains_notch_uv_min)).then_some(strongest.0)
+    let at = plans.iter().position(|plan| *plan.band() == band).unwrap_or_else(|| {
+        plans.retain(|plan| plan.band().notch_hz != notch_hz);
+        plans.push(Plan::new(band));
+        plans.len() - 1
+    });
+    &plans[at]
 }
 
-fn column(frames: &[Frame], lead: usize) -> Vec<f32> {
-    frames.iter().map(|frame| frame[lead] as f32).collect()
+/// A lead's unfiltered samples inside the window; empty where there are none.
+fn raw(context: &Context, lead: usize) -> &[f32] {
+    let window = context.before..context.before + SEGMENT_SAMPLES;
+    context.samples_uv[lead].get(window).unwrap_or(&[])
 }
 
-fn peak_to_peak(samples: &[f32]) -> f32 {
-    let (low, high) = samples
-        .iter()
-        .fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
-    (high - low).max(0.0)
+/// Frames that are brought to lead-major order at a time.
+const TILE: usize = 64;
+/// Largest magnitude of a sample that a segment can carry, microvolts.
+const SAMPLE_UV_MAX: f32 = i16::MAX as f32;
+
+wide! {
+    /// Rounds to the microvolts that the segment carries, so all that follows can be told from the segment alone.
+    fn to_whole_microvolts(frames: &mut [Frame]) {
+        for v in frames.as_flattened_mut() {
+            *v = v.clamp(-SAMPLE_UV_MAX, SAMPLE_UV_MAX).round_ties_even();
+        }
+    }
+
+    /// Whole microvolts in frames to lead-major samples.
+    fn lead_major(frames: &[Frame], out: &mut [i16]) {
+        let mut whole = [[0i16; LEADS]; TILE];
+        let mut start = 0;
+        for tile in frames.chunks(TILE) {
+            for (out, frame) in whole.iter_mut().zip(tile) {
+                for l in 0..LEADS {
+                    out[l] = frame[l] as i32 as i16;
+                }
+            }
+            for lead in 0..LEADS {
+                let samples = &mut out[lead * SEGMENT_SAMPLES + start..][..tile.len()];
+                for (sample, frame) in samples.iter_mut().zip(&whole) {
+                    *sample = frame[lead];
+                }
+            }
+            start += tile.len();
+        }
+    }
+
+    /// Rounds to whole microvolts; what is not finite becomes 0.
+    fn rounded(samples: &[f32], out: &mut [i16]) {
+        for (out, &v) in out.iter_mut().zip(samples) {
+            let v = if v.is_finite() { v } else { 0.0 };
+            *out = v.clamp(-SAMPLE_UV_MAX, SAMPLE_UV_MAX).round_ties_even() as i32 as i16;
+        }
+    }
 }
 
 fn assemble(
     context: &Context,
-    signals: &[LeadSignals],
+    clean: &[Frame],
     quality: [LeadQuality; LEADS],
-    measurements: crate::segment::Measurements,
-    decision: crate::segment::Decision,
-    reasons: Vec<Reason>,
+    measurements: Measurements,
+    (decision, reasons): (crate::segment::Decision, Vec<crate::segment::Reason>),
 ) -> Segment {
-    let to_i16 = |v: f32| {
-        if v.is_finite() {
-            v.round().clamp(f32::from(i16::MIN), f32::from(i16::MAX)) as i16
-        } else {
-            0
-        }
-    };
-    let raw: Vec<i16> = (0..LEADS * SEGMENT_SAMPLES)
-        .map(|i| {
-            to_i16(
-                signals[i / SEGMENT_SAMPLES]
-                    .raw
-                    .get(i % SEGMENT_SAMPLES)
-                    .copied()
-                    .unwrap_or(f32::NAN),
-            )
-        })
-        .collect();
-    let filtered: Vec<i16> = signals
-        .iter()
-        .flat_map(|s| {
-            s.filtered
-                .iter()
-                .map(|&v| if s.missing { 0 } else { to_i16(v) })
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let hashed: Vec<i16> = raw.iter().chain(&filtered).copied().collect();
+    let mut raw_samples = vec![0i16; LEADS * SEGMENT_SAMPLES];
+    for (lead, out) in raw_samples.chunks_exact_mut(SEGMENT_SAMPLES).enumerate() {
+        rounded(raw(context, lead), out);
+    }
+    let mut filtered = vec![0i16; LEADS * SEGMENT_SAMPLES];
+    lead_major(clean, &mut filtered);
     Segment {
         id: id::segment_id(
             &context.stream_id,
@@ -204,8 +273,8 @@ fn assemble(
         last_gateway_time_us: context.last_gateway_time_us,
         source_rate_hz: context.source_rate_hz,
         uv_per_unit: 1.0,
-        samples_sha256: id::samples_sha256(&hashed),
-        raw,
+        samples_sha256: id::samples_sha256(&[&raw_samples, &filtered]),
+        raw: raw_samples,
         filtered,
         quality,
         measurements,
@@ -223,40 +292,10 @@ fn assemble(
 mod tests {
     use proptest::prelude::*;
 
-    use super::testing::{beat_train, white_noise};
+    use super::testing::context;
     use super::*;
     use crate::lead::Lead;
-    use crate::segment::Decision;
-
-    /// The train on every lead, each with its own size, and noise of `noise_uv`.
-    fn context(bpm: f64, noise_uv: f32) -> Context {
-        let (signal, _) = beat_train(bpm);
-        let noise: Vec<f32> = white_noise(LEADS * SEGMENT_SAMPLES).map(|v| noise_uv * v).collect();
-        let lead = |l: usize| {
-            let own = &noise[l * SEGMENT_SAMPLES..][..SEGMENT_SAMPLES];
-            signal
-                .iter()
-                .zip(own)
-                .map(|(s, n)| s * (0.5 + 0.1 * l as f32) + n)
-                .collect()
-        };
-        Context {
-            stream_id: "bed".into(),
-            boot_id: 1,
-            start_sample: 0,
-            start_time_us: 0,
-            last_gateway_time_us: 0,
-            source_rate_hz: 500.0,
-            samples_uv: (0..LEADS).map(lead).collect(),
-            before: 0,
-            after: 0,
-            origin: [LeadOrigin::Measured; LEADS],
-            lead_off: [false; LEADS],
-            saturated: [false; LEADS],
-            paced: false,
-            stat: false,
-        }
-    }
+    use crate::segment::{Decision, Reason};
 
     #[track_caller]
     fn check(context: &Context, decision: Decision, reasons: &[Reason]) {
@@ -327,6 +366,46 @@ mod tests {
         assert!(segment.quality[3].snr_db.unwrap() > 15.0);
         hum.paced = true;
         check(&hum, Decision::Reject, &[Reason::Paced]);
+    }
+
+    #[test]
+    fn a_burst_a_step_of_the_gain_and_small_beats_are_named() {
+        let mut burst = context(72.0, 10.0);
+        let noise: Vec<f32> = testing::white_noise(300).collect();
+        for lead in &mut burst.samples_uv[..6] {
+            lead[2000..2300]
+                .iter_mut()
+                .zip(&noise)
+                .for_each(|(v, n)| *v += 2000.0 * n);
+        }
+        check(&burst, Decision::Reject, &[Reason::Burst, Reason::LeadCount]);
+        let mut step = context(72.0, 10.0);
+        step.samples_uv
+            .iter_mut()
+            .for_each(|lead| lead[2600..].iter_mut().for_each(|v| *v *= 2.0));
+        check(&step, Decision::Reject, &[Reason::GainStep]);
+        let mut small = context(72.0, 10.0);
+        small.samples_uv.iter_mut().flatten().for_each(|v| *v *= 0.13);
+        check(&small, Decision::Marginal, &[Reason::AmplitudeLow]);
+    }
+
+    #[test]
+    fn neither_the_thread_nor_the_windows_before_change_a_segment() {
+        let config = DspConfig::default();
+        let mut hum = context(61.0, 30.0);
+        for (i, v) in hum.samples_uv.iter_mut().flat_map(|lead| lead.iter_mut().enumerate()) {
+            *v += 100.0 * (std::f32::consts::TAU * 0.1 * i as f32).sin();
+        }
+        hum.samples_uv[4][700..900].fill(f32::NAN);
+        let plain = context(72.0, 10.0);
+        let first = analyse(&plain, &config);
+        let with_hum = analyse(&hum, &config);
+        assert_eq!(analyse(&plain, &config), first);
+        let elsewhere = std::thread::spawn({
+            let (plain, hum, config) = (plain.clone(), hum.clone(), config.clone());
+            move || (analyse(&hum, &config), analyse(&plain, &config))
+        });
+        assert_eq!(elsewhere.join().unwrap(), (with_hum, first));
     }
 
     proptest! {

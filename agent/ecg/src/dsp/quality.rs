@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::DspConfig;
 use super::beats::{Beats, heart_rate_bpm};
+use super::lanes::{Frame, wide};
+use super::reversal::Swap;
 use crate::segment::{Decision, LeadOrigin, LeadQuality, Reason};
 use crate::{LEADS, SEGMENT_SAMPLES};
 
@@ -35,8 +37,16 @@ pub struct Limits {
     pub amplitude_uv_max: f32,
     /// Baseline wander beyond which a lead is flagged, microvolts peak to peak.
     pub baseline_uv_max: f32,
+    /// Median over leads of the QRS's range below which the window is marginal, microvolts.
+    pub amplitude_uv_low: f32,
     /// Line amplitude beyond which a lead is flagged, microvolts.
     pub mains_uv_max: f32,
+    /// Line amplitude that the notch may leave; beyond it the lead must not be read, microvolts.
+    pub mains_residual_uv_max: f32,
+    /// Roughness (root mean square of the second difference) of a broad-band burst, microvolts.
+    pub burst_uv_min: f32,
+    /// Ratio of the mean QRS size before and after a step of the gain.
+    pub gain_step_ratio_min: f32,
     /// Usable leads below which the window is rejected.
     pub leads_usable_min: usize,
     /// Agreement of the two beat detectors below which the window is rejected, 0..=1.
@@ -62,7 +72,11 @@ impl Default for Limits {
             amplitude_uv_min: 100.0,
             amplitude_uv_max: 10_000.0,
             baseline_uv_max: 1500.0,
+            amplitude_uv_low: 200.0,
             mains_uv_max: 150.0,
+            mains_residual_uv_max: 50.0,
+            burst_uv_min: 200.0,
+            gain_step_ratio_min: 1.4,
             leads_usable_min: 8,
             agreement_min: 0.5,
             agreement_marginal: 0.8,
@@ -72,31 +86,45 @@ impl Default for Limits {
     }
 }
 
-/// One lead of the window, as the stages after the filter see it.
-pub struct LeadSignals<'a> {
-    /// Samples before filtering, microvolts, NaN where missing.
-    pub raw: &'a [f32],
-    /// Filtered samples, microvolts.
-    pub filtered: Vec<f32>,
+/// What is known of one lead before its beats are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct LeadState {
+    /// No samples at all.
+    pub missing: bool,
+    /// The device says that the electrode is off.
+    pub lead_off: bool,
+    /// The device marks it at the rail.
+    pub saturated: bool,
+    /// A broad-band burst.
+    pub burst: bool,
     pub baseline_uv: f32,
     pub mains_uv: f32,
+    /// What the notch left of the line.
+    pub mains_residual_uv: f32,
     /// Longest bridged gap in the window, samples.
     pub gap_samples: usize,
-    pub missing: bool,
-    pub lead_off: bool,
-    pub saturated: bool,
+    /// Samples that were drawn in over gaps and impulses.
+    pub drawn: u32,
 }
 
-/// What the samples themselves say is wrong with a lead; sorted.
-pub fn signal_flags(lead: &LeadSignals, config: &DspConfig) -> Vec<Reason> {
+/// What the samples themselves say is wrong with a lead; sorted. `raw` are its unfiltered samples, NaN where missing.
+pub fn signal_flags(raw: &[f32], lead: &LeadState, config: &DspConfig) -> Vec<Reason> {
     let limits = &config.quality;
+    let seconds = Seconds::of(raw);
     let tests = [
-        (Reason::Flat, lead.missing || is_flat(lead.raw, limits)),
-        (Reason::Saturated, lead.saturated || is_saturated(lead.raw, limits)),
-        (Reason::NonFinite, lead.raw.iter().any(|v| v.is_infinite())),
+        (
+            Reason::Flat,
+            lead.missing || seconds.flat(limits) >= limits.flat_seconds_min,
+        ),
+        (Reason::Saturated, lead.saturated || is_saturated(raw, &seconds, limits)),
+        (Reason::NonFinite, seconds.infinite),
         (Reason::LeadOff, lead.lead_off),
-        (Reason::Mains, lead.mains_uv > limits.mains_uv_max),
+        (
+            Reason::Mains,
+            lead.mains_uv > limits.mains_uv_max || lead.mains_residual_uv > limits.mains_residual_uv_max,
+        ),
         (Reason::Baseline, lead.baseline_uv > limits.baseline_uv_max),
+        (Reason::Burst, lead.burst),
         (
             Reason::Gap,
             !lead.missing && lead.gap_samples > config.gap_repair_samples,
@@ -109,29 +137,84 @@ pub fn signal_flags(lead: &LeadSignals, config: &DspConfig) -> Vec<Reason> {
         .collect()
 }
 
-/// True for a flag that leaves a lead's beats readable.
-pub fn readable(flag: &Reason) -> bool {
-    matches!(flag, Reason::Baseline | Reason::Mains)
+/// True where nothing keeps a lead's beats from being read: wander and a line that the notch took out do not.
+pub fn readable(flags: &[Reason], lead: &LeadState, limits: &Limits) -> bool {
+    let passes = |flag: &Reason| matches!(flag, Reason::Baseline | Reason::Mains);
+    flags.iter().all(passes) && lead.mains_residual_uv <= limits.mains_residual_uv_max
 }
 
-fn is_flat(raw: &[f32], limits: &Limits) -> bool {
-    let range = |second: &[f32]| {
-        let finite = second.iter().copied().filter(|v| v.is_finite());
-        let (low, high) = finite.fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(v), h.max(v)));
-        high - low
-    };
-    raw.chunks(SEGMENT_SAMPLES / 10)
-        .filter(|second| range(second) < limits.flat_uv_max)
-        .count()
-        >= limits.flat_seconds_min
+/// Range of each second of a lead, of its finite samples.
+struct Seconds {
+    ranges: [(f32, f32); SEGMENT_SAMPLES / SECOND],
+    infinite: bool,
 }
 
-fn is_saturated(raw: &[f32], limits: &Limits) -> bool {
-    let finite = || raw.iter().copied().filter(|v| v.is_finite());
-    let (low, high) = finite().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(v), h.max(v)));
+const SECOND: usize = crate::SAMPLE_RATE_HZ as usize;
+
+impl Seconds {
+    fn of(raw: &[f32]) -> Self {
+        let mut ranges = [(f32::MAX, f32::MIN); SEGMENT_SAMPLES / SECOND];
+        let mut infinite = false;
+        for (range, second) in ranges.iter_mut().zip(raw.chunks(SECOND)) {
+            *range = extremes(second);
+            if range.0 == f32::NEG_INFINITY || range.1 == f32::INFINITY {
+                infinite = true;
+                let finite = second.iter().copied().filter(|v| v.is_finite());
+                *range = finite.fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(v), h.max(v)));
+            }
+        }
+        Self { ranges, infinite }
+    }
+
+    fn flat(&self, limits: &Limits) -> usize {
+        self.ranges
+            .iter()
+            .filter(|(low, high)| high - low < limits.flat_uv_max)
+            .count()
+    }
+}
+
+wide! {
+    /// Smallest and largest sample; NaN counts for neither.
+    fn extremes(samples: &[f32]) -> (f32, f32) {
+        const LANES: usize = 16;
+        let (mut low, mut high) = ([f32::MAX; LANES], [f32::MIN; LANES]);
+        let blocks = samples.chunks_exact(LANES);
+        for (l, &v) in blocks.remainder().iter().enumerate() {
+            low[l] = if v < low[l] { v } else { low[l] };
+            high[l] = if v > high[l] { v } else { high[l] };
+        }
+        for block in blocks {
+            for l in 0..LANES {
+                low[l] = if block[l] < low[l] { block[l] } else { low[l] };
+                high[l] = if block[l] > high[l] { block[l] } else { high[l] };
+            }
+        }
+        let low = low.into_iter().fold(f32::MAX, f32::min);
+        (low, high.into_iter().fold(f32::MIN, f32::max))
+    }
+
+    /// Range of each lead within 60 ms of `peak`.
+    fn range_near(frames: &[Frame], peak: usize) -> Frame {
+        let (mut low, mut high) = ([f32::MAX; LEADS], [f32::MIN; LEADS]);
+        for frame in &frames[peak.saturating_sub(30)..(peak + 31).min(frames.len())] {
+            for l in 0..LEADS {
+                low[l] = if frame[l] < low[l] { frame[l] } else { low[l] };
+                high[l] = if frame[l] > high[l] { frame[l] } else { high[l] };
+            }
+        }
+        std::array::from_fn(|l| high[l] - low[l])
+    }
+}
+
+fn is_saturated(raw: &[f32], seconds: &Seconds, limits: &Limits) -> bool {
+    let (low, high) = seconds
+        .ranges
+        .iter()
+        .fold((f32::MAX, f32::MIN), |(l, h), r| (l.min(r.0), h.max(r.1)));
     let longest_run = |rail: f32| {
         let (mut run, mut longest) = (0, 0);
-        for v in finite() {
+        for &v in raw.iter().filter(|v| v.is_finite()) {
             run = if v == rail { run + 1 } else { 0 };
             longest = longest.max(run);
         }
@@ -143,56 +226,70 @@ fn is_saturated(raw: &[f32], limits: &Limits) -> bool {
 
 /// The published quality of a lead.
 pub fn lead_quality(
-    lead: &LeadSignals,
-    flags: &[Reason],
+    lead: &LeadState,
+    flags: Vec<Reason>,
     snr_db: Option<f32>,
     origin: LeadOrigin,
-    config: &DspConfig,
+    limits: &Limits,
 ) -> LeadQuality {
-    let mut flags = flags.to_vec();
-    let low = |db: f32| db < config.quality.snr_db_min;
-    if snr_db.is_none_or(low) && flags.iter().all(readable) {
+    let mut flags = flags;
+    let mut usable = readable(&flags, lead, limits);
+    if usable && snr_db.is_none_or(|db| db < limits.snr_db_min) {
         flags.push(Reason::SnrLow);
+        flags.sort_unstable();
+        usable = false;
     }
-    flags.sort_unstable();
-    let usable = flags.iter().all(readable);
     LeadQuality {
         snr_db,
         baseline_uv: lead.baseline_uv,
         mains_uv: lead.mains_uv,
+        mains_residual_uv: lead.mains_residual_uv,
+        drawn_samples: lead.drawn,
         flags,
         origin,
         usable,
     }
 }
 
+/// What is known of the window as a whole.
+pub struct WindowState<'a> {
+    /// Filtered frames.
+    pub frames: &'a [Frame],
+    pub beats: &'a Beats,
+    pub paced: bool,
+    /// Leads whose gain steps.
+    pub gain_step: [bool; LEADS],
+    /// Electrodes that look swapped.
+    pub reversal: Option<Swap>,
+}
+
 /// Decides on the whole window; reasons are sorted and unique.
-pub fn gate(
-    quality: &[LeadQuality; LEADS],
-    signals: &[LeadSignals],
-    beats: &Beats,
-    paced: bool,
-    limits: &Limits,
-) -> (Decision, Vec<Reason>) {
+pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limits) -> (Decision, Vec<Reason>) {
+    let beats = window.beats;
     let mut rejects: Vec<Reason> = Vec::new();
     let mut concerns: Vec<Reason> = quality.iter().flat_map(|q| q.flags.iter().copied()).collect();
-    let usable: Vec<usize> = (0..LEADS).filter(|&lead| quality[lead].usable).collect();
+    let usable = || (0..LEADS).filter(|&lead| quality[lead].usable);
     // an unknown ratio counts as the worst: noise hides the beats
-    let ratios = quality.iter().zip(signals).filter(|(_, s)| !s.missing);
-    let snr_db = median(ratios.map(|(q, _)| q.snr_db.unwrap_or(f32::MIN)));
-    let amplitude_uv = median(
-        usable
-            .iter()
-            .map(|&lead| qrs_range(&signals[lead].filtered, &beats.peaks)),
-    );
+    let ratios = quality.iter().filter(|q| q.origin != LeadOrigin::Missing);
+    let snr_db = median(ratios.map(|q| q.snr_db.unwrap_or(f32::MIN)));
+    let ranges = qrs_ranges(window.frames, &beats.peaks);
+    let amplitude_uv = median(usable().map(|lead| ranges[lead]));
+    let stepped = usable().filter(|&lead| window.gain_step[lead]).count();
     let bpm = heart_rate_bpm(&beats.peaks);
     let tests = [
-        (Reason::LeadCount, usable.len() < limits.leads_usable_min, false),
+        (Reason::LeadCount, usable().count() < limits.leads_usable_min, false),
         (
             Reason::UnitSuspect,
             amplitude_uv.is_some_and(|uv| !(limits.amplitude_uv_min..=limits.amplitude_uv_max).contains(&uv)),
             false,
         ),
+        (
+            Reason::AmplitudeLow,
+            false,
+            amplitude_uv.is_some_and(|uv| uv < limits.amplitude_uv_low),
+        ),
+        (Reason::GainStep, stepped > 0, false),
+        (Reason::ReversalSuspected, false, window.reversal.is_some()),
         below(
             Reason::SnrLow,
             snr_db,
@@ -210,7 +307,7 @@ pub fn gate(
             !bpm.is_some_and(|bpm| (limits.heart_rate_bpm_min..=limits.heart_rate_bpm_max).contains(&bpm)),
             false,
         ),
-        (Reason::Paced, paced, false),
+        (Reason::Paced, window.paced, false),
     ];
     for (reason, reject, concern) in tests {
         if reject {
@@ -236,10 +333,13 @@ fn below(reason: Reason, value: Option<f32>, reject: f32, concern: f32) -> (Reas
     (reason, under(reject), under(concern))
 }
 
-/// Median over beats of the range within 60 ms of R.
-fn qrs_range(samples: &[f32], peaks: &[usize]) -> f32 {
-    let range = |&peak: &usize| super::peak_to_peak(&samples[peak.saturating_sub(30)..(peak + 31).min(samples.len())]);
-    median(peaks.iter().map(range)).unwrap_or(0.0)
+/// Median over the beats of each lead's range within 60 ms of R.
+fn qrs_ranges(frames: &[Frame], peaks: &[usize]) -> Frame {
+    let mut ranges: Vec<Frame> = peaks.iter().map(|&peak| range_near(frames, peak)).collect();
+    std::array::from_fn(|l| {
+        ranges.sort_unstable_by(|a, b| a[l].total_cmp(&b[l]));
+        ranges.get(ranges.len() / 2).map_or(0.0, |range| range[l])
+    })
 }
 
 fn median(values: impl Iterator<Item = f32>) -> Option<f32> {

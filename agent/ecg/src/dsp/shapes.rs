@@ -6,7 +6,8 @@
 //! Method: the QRS of all readable leads, each scaled to unit power, is compared with the median of the beats that are left;
 //! those that correlate leave as one group, until none is left. Source: clustering of ecg-practice section 1.3.
 
-use super::quality::LeadSignals;
+use super::lanes::{Frame, dot, medians, wide};
+use crate::LEADS;
 
 /// Correlation of two beats of one shape. Noise as strong as the signal within QRS leaves 0.7 with a clean template.
 const SAME_SHAPE_R_MIN: f64 = 0.75;
@@ -18,32 +19,39 @@ const LAG_MAX: usize = 8;
 /// Rounds of averaging and aligning a group's template.
 const ROUNDS: usize = 2;
 
+/// Frames of a template.
+const LENGTH: usize = BEFORE + AFTER;
+
+/// Buffers of the clustering.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Readable leads brought to unit power, the others zero.
+    scaled: Vec<Frame>,
+    /// Power of `scaled`, summed up to each frame.
+    power: Vec<f64>,
+    template: Vec<Frame>,
+}
+
 /// Groups of R positions: the largest first, of equal ones the earliest; members ascend.
-pub fn group(signals: &[LeadSignals], readable: &[bool], peaks: &[usize]) -> Vec<Vec<usize>> {
-    let leads: Vec<Scaled> = signals
-        .iter()
-        .zip(readable)
-        .filter(|(_, ok)| **ok)
-        .map(|(signal, _)| Scaled::new(&signal.filtered))
-        .collect();
-    let length = signals.first().map_or(0, |signal| signal.filtered.len());
-    let whole = |p: usize| p >= BEFORE + LAG_MAX && p + AFTER + LAG_MAX <= length;
+pub fn group(frames: &[Frame], readable: &[bool; LEADS], peaks: &[usize], scratch: &mut Scratch) -> Vec<Vec<usize>> {
+    scratch.scale(frames, readable);
+    let whole = |p: usize| p >= BEFORE + LAG_MAX && p + AFTER + LAG_MAX <= frames.len();
     let (mut rest, cut): (Vec<usize>, Vec<usize>) = peaks.iter().partition(|&&p| whole(p));
     let mut groups: Vec<Vec<usize>> = cut.into_iter().map(|p| vec![p]).collect();
     while let Some(&first) = rest.first() {
-        let mut template = combine(&leads, &rest, median);
-        let mut found = matches(&leads, &template, &rest);
+        scratch.median_of(&rest);
+        let mut found = scratch.matches(&rest);
         if found.len() < 2 {
-            template = combine(&leads, &[first], mean);
-            found = matches(&leads, &template, &rest);
+            scratch.mean_of(&[first]);
+            found = scratch.matches(&rest);
         }
         for _ in 0..ROUNDS {
             let aligned: Vec<usize> = found.iter().map(|&(_, to)| to).collect();
             if aligned.is_empty() {
                 break;
             }
-            template = combine(&leads, &aligned, mean);
-            found = matches(&leads, &template, &rest);
+            scratch.mean_of(&aligned);
+            found = scratch.matches(&rest);
         }
         if found.is_empty() {
             found.push((first, first));
@@ -55,44 +63,103 @@ pub fn group(signals: &[LeadSignals], readable: &[bool], peaks: &[usize]) -> Vec
     groups
 }
 
-/// A lead and the factor that brings it to unit power.
-struct Scaled<'a> {
-    samples: &'a [f32],
-    weight: f32,
-}
-
-impl<'a> Scaled<'a> {
-    fn new(samples: &'a [f32]) -> Self {
-        let power = samples.iter().map(|&v| v * v).sum::<f32>() / samples.len().max(1) as f32;
-        Self {
-            samples,
-            weight: 1.0 / power.sqrt().max(1.0),
+impl Scratch {
+    fn scale(&mut self, frames: &[Frame], readable: &[bool; LEADS]) {
+        let power = lead_power(frames);
+        let weights: Frame = std::array::from_fn(|l| match readable[l] {
+            true => 1.0 / power[l].sqrt().max(1.0),
+            false => 0.0,
+        });
+        weigh(frames, &weights, &mut self.scaled);
+        self.power.clear();
+        self.power.push(0.0);
+        let mut total = 0.0;
+        for frame in &self.scaled {
+            let squares = frame.map(|v| v * v);
+            total += f64::from(super::lanes::sum(&squares));
+            self.power.push(total);
         }
     }
 
-    fn qrs(&self, peak: usize) -> &'a [f32] {
-        &self.samples[peak - BEFORE..peak + AFTER]
+    fn qrs(&self, peak: usize) -> &[Frame] {
+        &self.scaled[peak - BEFORE..peak + AFTER]
     }
-}
 
-/// The template of beats at `peaks`: `by` over the beats at each sample, leads one after another.
-fn combine(leads: &[Scaled], peaks: &[usize], by: fn(&mut [f32]) -> f32) -> Vec<f32> {
-    let mut values = vec![0.0; peaks.len()];
-    let mut template = Vec::with_capacity(leads.len() * (BEFORE + AFTER));
-    for lead in leads {
-        for i in 0..BEFORE + AFTER {
-            values
-                .iter_mut()
-                .zip(peaks)
-                .for_each(|(v, &p)| *v = lead.weight * lead.samples[p - BEFORE + i]);
-            template.push(by(&mut values));
+    /// Makes the template the median of the beats at `peaks`.
+    fn median_of(&mut self, peaks: &[usize]) {
+        let mut template = std::mem::take(&mut self.template);
+        template.resize(LENGTH, [0.0; LEADS]);
+        let rows: Vec<&[Frame]> = peaks.iter().map(|&p| self.qrs(p)).collect();
+        medians(&rows, &mut template);
+        self.template = template;
+    }
+
+    /// Makes the template the mean of the beats at `peaks`.
+    fn mean_of(&mut self, peaks: &[usize]) {
+        let mut template = std::mem::take(&mut self.template);
+        template.clear();
+        template.resize(LENGTH, [0.0; LEADS]);
+        let share = 1.0 / peaks.len() as f32;
+        for &peak in peaks {
+            add(self.qrs(peak), share, &mut template);
+        }
+        self.template = template;
+    }
+
+    /// Beats that have the template's shape, each with the position where it fits best.
+    fn matches(&self, peaks: &[usize]) -> Vec<(usize, usize)> {
+        let power = f64::from(dot(&self.template, &self.template));
+        let fit = |&peak: &usize| {
+            let lags = (peak - LAG_MAX)..=(peak + LAG_MAX);
+            let (r, to) = lags
+                .map(|at| (self.correlation(power, at), at))
+                .max_by(|x, y| x.0.total_cmp(&y.0).then(y.1.abs_diff(peak).cmp(&x.1.abs_diff(peak))))?;
+            (r > SAME_SHAPE_R_MIN).then_some((peak, to))
+        };
+        peaks.iter().filter_map(fit).collect()
+    }
+
+    fn correlation(&self, template_power: f64, at: usize) -> f64 {
+        let own = self.power[at + AFTER] - self.power[at - BEFORE];
+        let norm = (own * template_power).sqrt();
+        if norm > 0.0 {
+            f64::from(dot(self.qrs(at), &self.template)) / norm
+        } else {
+            0.0
         }
     }
-    template
 }
 
-fn mean(values: &mut [f32]) -> f32 {
-    values.iter().sum::<f32>() / values.len() as f32
+wide! {
+    /// Mean square of each lead.
+    fn lead_power(frames: &[Frame]) -> Frame {
+        let mut sum = [0f64; LEADS];
+        for block in frames.chunks(100) {
+            let mut part = [0f32; LEADS];
+            for frame in block {
+                for l in 0..LEADS {
+                    part[l] += frame[l] * frame[l];
+                }
+            }
+            for l in 0..LEADS {
+                sum[l] += f64::from(part[l]);
+            }
+        }
+        sum.map(|v| (v / frames.len().max(1) as f64) as f32)
+    }
+
+    fn weigh(frames: &[Frame], weights: &Frame, out: &mut Vec<Frame>) {
+        out.clear();
+        out.extend(frames.iter().map(|frame| -> Frame { std::array::from_fn(|l| frame[l] * weights[l]) }));
+    }
+
+    fn add(beat: &[Frame], share: f32, template: &mut [Frame]) {
+        for (sum, frame) in template.iter_mut().zip(beat) {
+            for l in 0..LEADS {
+                sum[l] += share * frame[l];
+            }
+        }
+    }
 }
 
 /// Median, the mean of the middle two for an even count.
@@ -106,40 +173,14 @@ pub(super) fn median(values: &mut [f32]) -> f32 {
     }
 }
 
-/// Beats that have the template's shape, each with the position where it fits best.
-fn matches(leads: &[Scaled], template: &[f32], peaks: &[usize]) -> Vec<(usize, usize)> {
-    let fit = |&peak: &usize| {
-        let lags = (peak - LAG_MAX)..=(peak + LAG_MAX);
-        let (r, to) = lags
-            .map(|at| (correlation(leads, template, at), at))
-            .max_by(|x, y| x.0.total_cmp(&y.0).then(y.1.abs_diff(peak).cmp(&x.1.abs_diff(peak))))?;
-        (r > SAME_SHAPE_R_MIN).then_some((peak, to))
-    };
-    peaks.iter().filter_map(fit).collect()
-}
-
-fn correlation(leads: &[Scaled], template: &[f32], at: usize) -> f64 {
-    let (mut dot, mut own, mut theirs) = (0f64, 0f64, 0f64);
-    for (lead, shape) in leads.iter().zip(template.chunks_exact(BEFORE + AFTER)) {
-        let (mut d, mut x, mut t) = (0f32, 0f32, 0f32);
-        for (&v, &s) in lead.qrs(at).iter().zip(shape) {
-            let v = lead.weight * v;
-            d += v * s;
-            x += v * v;
-            t += s * s;
-        }
-        dot += f64::from(d);
-        own += f64::from(x);
-        theirs += f64::from(t);
-    }
-    let norm = (own * theirs).sqrt();
-    if norm > 0.0 { dot / norm } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dsp::testing::{beat_train, lead_signals, white_noise};
+    use crate::dsp::testing::{beat_train, on_all_leads, white_noise};
+
+    fn grouped(signal: &[f32], peaks: &[usize]) -> Vec<Vec<usize>> {
+        group(&on_all_leads(signal), &[true; LEADS], peaks, &mut Scratch::default())
+    }
 
     #[test]
     fn misplaced_peaks_of_one_shape_are_aligned() {
@@ -149,9 +190,8 @@ mod tests {
             .zip(white_noise(5000))
             .map(|(s, n)| s + 30.0 * n)
             .collect();
-        let signals = lead_signals(&noisy);
         let moved: Vec<usize> = truth.iter().enumerate().map(|(i, p)| p + i % 5).collect();
-        let groups = group(&signals, &vec![true; signals.len()], &moved);
+        let groups = grouped(&noisy, &moved);
         assert_eq!(groups.len(), 1);
         let shift = groups[0][0] as i64 - truth[0] as i64;
         assert!(
@@ -172,15 +212,13 @@ mod tests {
                 signal[p - 60 + i] = -1500.0 * x * (-x * x / 2.0).exp();
             }
         }
-        let signals = lead_signals(&signal);
-        let groups = group(&signals, &vec![true; signals.len()], &truth);
+        let groups = grouped(&signal, &truth);
         assert_eq!(groups.len(), 2, "{groups:?}");
         assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), truth.len());
     }
 
     #[test]
     fn no_beats_make_no_groups() {
-        let flat = vec![0.0; 5000];
-        assert!(group(&lead_signals(&flat), &[true; 12], &[]).is_empty());
+        assert!(grouped(&[0.0; 5000], &[]).is_empty());
     }
 }

@@ -1,6 +1,8 @@
 //! Synthetic beats for the tests of this module.
 
-use super::quality::LeadSignals;
+use super::lanes::Frame;
+use crate::segment::LeadOrigin;
+use crate::window::Context;
 use crate::{LEADS, SEGMENT_SAMPLES};
 
 /// Ten seconds of P-QRS-T beats at `bpm`, microvolts, and the R peaks' indices.
@@ -28,19 +30,39 @@ pub fn beat_train(bpm: f64) -> (Vec<f32>, Vec<usize>) {
     (signal, peaks)
 }
 
-/// The same trace on all leads.
-pub fn lead_signals(signal: &[f32]) -> Vec<LeadSignals<'_>> {
-    let lead = || LeadSignals {
-        raw: signal,
-        filtered: signal.to_vec(),
-        baseline_uv: 0.0,
-        mains_uv: 0.0,
-        gap_samples: 0,
-        missing: false,
-        lead_off: false,
-        saturated: false,
+/// The same trace on all leads, in whole microvolts as the filter leaves it.
+pub fn on_all_leads(signal: &[f32]) -> Vec<Frame> {
+    signal.iter().map(|v| [v.round(); LEADS]).collect()
+}
+
+/// A window without context: the train on every lead, each with its own size, and noise of `noise_uv`.
+pub fn context(bpm: f64, noise_uv: f32) -> Context {
+    let (signal, _) = beat_train(bpm);
+    let noise: Vec<f32> = white_noise(LEADS * SEGMENT_SAMPLES).map(|v| noise_uv * v).collect();
+    let lead = |l: usize| {
+        let own = &noise[l * SEGMENT_SAMPLES..][..SEGMENT_SAMPLES];
+        signal
+            .iter()
+            .zip(own)
+            .map(|(s, n)| s * (0.5 + 0.1 * l as f32) + n)
+            .collect()
     };
-    (0..LEADS).map(|_| lead()).collect()
+    Context {
+        stream_id: "bed".into(),
+        boot_id: 1,
+        start_sample: 0,
+        start_time_us: 0,
+        last_gateway_time_us: 0,
+        source_rate_hz: 500.0,
+        samples_uv: (0..LEADS).map(lead).collect(),
+        before: 0,
+        after: 0,
+        origin: [LeadOrigin::Measured; LEADS],
+        lead_off: [false; LEADS],
+        saturated: [false; LEADS],
+        paced: false,
+        stat: false,
+    }
 }
 
 /// Seeded noise of unit variance: the sum of twelve uniform draws of a linear congruential generator.

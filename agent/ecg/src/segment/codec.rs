@@ -6,7 +6,7 @@
 
 use prost::Message;
 
-use super::{Decision, LeadQuality, Measurements, Reason, Segment};
+use super::{Decision, LeadAmplitudes, LeadQuality, Measurements, Reason, Segment};
 use crate::{LEADS, SEGMENT_SAMPLES, wire};
 
 /// Largest encoded segment that is decoded: two sample arrays of 120 kB each and room for the rest.
@@ -174,6 +174,8 @@ fn quality_to_wire(quality: &LeadQuality) -> wire::LeadQuality {
         snr_db: quality.snr_db,
         baseline_uv: quality.baseline_uv,
         mains_uv: quality.mains_uv,
+        mains_residual_uv: quality.mains_residual_uv,
+        drawn_samples: quality.drawn_samples,
         flags: reasons_to_wire(&quality.flags),
         origin: wire::LeadOrigin::from(quality.origin) as i32,
         usable: quality.usable,
@@ -189,6 +191,8 @@ fn quality_of_wire(quality: &wire::LeadQuality) -> Result<LeadQuality, SegmentEr
         snr_db: quality.snr_db,
         baseline_uv: quality.baseline_uv,
         mains_uv: quality.mains_uv,
+        mains_residual_uv: quality.mains_residual_uv,
+        drawn_samples: quality.drawn_samples,
         flags: reasons_of_wire(&quality.flags)?,
         origin: origin.into(),
         usable: quality.usable,
@@ -199,13 +203,24 @@ fn measurements_to_wire(measurements: &Measurements) -> wire::Measurements {
     wire::Measurements {
         heart_rate_bpm: measurements.heart_rate_bpm,
         rr_sd_ms: measurements.rr_sd_ms,
+        rmssd_ms: measurements.rmssd_ms,
         pr_ms: measurements.pr_ms,
         qrs_ms: measurements.qrs_ms,
         qt_ms: measurements.qt_ms,
         qtc_ms: measurements.qtc_ms,
         axis_degrees: measurements.axis_degrees,
         beats: measurements.beats,
+        beat_agreement: measurements.beat_agreement,
         mains_hz: measurements.mains_hz,
+        leads: measurements.leads.iter().map(amplitudes_to_wire).collect(),
+    }
+}
+
+fn amplitudes_to_wire(lead: &LeadAmplitudes) -> wire::LeadAmplitudes {
+    wire::LeadAmplitudes {
+        r_mv: lead.r_mv,
+        s_mv: lead.s_mv,
+        st_mv: lead.st_mv,
     }
 }
 
@@ -213,13 +228,24 @@ fn measurements_of_wire(measurements: wire::Measurements) -> Measurements {
     Measurements {
         heart_rate_bpm: measurements.heart_rate_bpm,
         rr_sd_ms: measurements.rr_sd_ms,
+        rmssd_ms: measurements.rmssd_ms,
         pr_ms: measurements.pr_ms,
         qrs_ms: measurements.qrs_ms,
         qt_ms: measurements.qt_ms,
         qtc_ms: measurements.qtc_ms,
         axis_degrees: measurements.axis_degrees,
         beats: measurements.beats,
+        beat_agreement: measurements.beat_agreement,
         mains_hz: measurements.mains_hz,
+        leads: measurements.leads.iter().take(LEADS).map(amplitudes_of_wire).collect(),
+    }
+}
+
+fn amplitudes_of_wire(lead: &wire::LeadAmplitudes) -> LeadAmplitudes {
+    LeadAmplitudes {
+        r_mv: lead.r_mv,
+        s_mv: lead.s_mv,
+        st_mv: lead.st_mv,
     }
 }
 
@@ -235,6 +261,8 @@ mod tests {
             snr_db: (lead != 3).then_some(lead as f32),
             baseline_uv: 12.0,
             mains_uv: 0.5,
+            mains_residual_uv: 0.25,
+            drawn_samples: 4,
             flags: if lead == 3 {
                 vec![Reason::Flat, Reason::LeadOff]
             } else {
@@ -265,6 +293,14 @@ mod tests {
             measurements: Measurements {
                 heart_rate_bpm: Some(60.0),
                 beats: 10,
+                leads: vec![
+                    LeadAmplitudes {
+                        r_mv: Some(1.0),
+                        s_mv: None,
+                        st_mv: Some(-0.1),
+                    };
+                    LEADS
+                ],
                 ..Measurements::default()
             },
             decision: Decision::Marginal,
