@@ -23,22 +23,7 @@ mod tests {
     use ecg::packet::RejectReason;
 
     use super::*;
-
-    fn heartbeat() -> Packet {
-        Packet {
-            stream_id: "bed-01".into(),
-            device_id: "monitor".into(),
-            boot_id: 0,
-            sequence: 0,
-            first_sample: 0,
-            device_time_us: 0,
-            gateway_time_us: 0,
-            rate_hz: 500.0,
-            leads: vec![],
-            stat: false,
-            heartbeat: true,
-        }
-    }
+    use crate::testing::heartbeat;
 
     #[test]
     fn a_packet_under_its_streams_key_is_read() {

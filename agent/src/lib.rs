@@ -8,6 +8,7 @@
 mod dispatch;
 mod ingest;
 pub mod metrics;
+pub mod monitors;
 pub mod route;
 pub mod settings;
 #[cfg(test)]
@@ -27,11 +28,13 @@ use service::kafka::sink::Sink;
 use service::kafka::source::{Event, Record, Source};
 use service::settings::Check as _;
 use service::shutdown::Shutdown;
+use service::telemetry::Meter;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{Holds, Job};
 use crate::metrics::{AgentSummary, Metrics};
+use crate::monitors::Monitors;
 use crate::settings::AgentSettings;
 use crate::windows::{Closings, Windows};
 
@@ -45,6 +48,7 @@ const GROUP: &str = "agent";
 pub async fn run(settings: AgentSettings, shutdown: Shutdown) -> anyhow::Result<AgentSummary> {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry).context("register metrics")?;
+    service::telemetry::describe(Meter::new(&registry, "agent"), &settings).context("register metrics")?;
     if !settings.agent.metrics_address.is_empty() {
         let address = settings.agent.metrics_address.as_str();
         let bound = service::telemetry::serve(registry, address, shutdown.clone())
@@ -71,6 +75,7 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
     let mut dispatcher = tokio::spawn(dispatch::dispatch(queue, sink.clone(), holds.clone(), metrics.clone()));
     let mut agent = Agent {
         windows: Windows::new(section.windows()),
+        monitors: Monitors::new(section.monitors()),
         dsp: Arc::new(section.dsp.clone()),
         next_offsets: BTreeMap::new(),
         jobs,
@@ -92,6 +97,7 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
             },
             _ = commit.tick() => {
                 if let Err(error) = agent.tick().await { break Err(error) }
+                agent.metrics.kafka.observe(topic::WAVEFORMS, &source, events.len());
                 agent.commit(&source)?;
             }
         }
@@ -102,6 +108,7 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
 /// What the main loop owns.
 struct Agent {
     windows: Windows,
+    monitors: Monitors,
     dsp: Arc<ecg::dsp::DspConfig>,
     /// The offset after the last record taken, of each partition that this agent holds.
     next_offsets: BTreeMap<i32, i64>,
@@ -120,6 +127,7 @@ impl Agent {
                 tracing::info!(?partitions, "partitions revoked");
                 for (_, partition) in partitions {
                     self.windows.drop_partition(partition);
+                    self.monitors.drop_partition(partition);
                     self.next_offsets.remove(&partition);
                 }
             }
@@ -156,16 +164,19 @@ impl Agent {
     }
 
     fn push(&mut self, record: &Record, closings: &mut Closings) -> Result<PushOutcome, PacketError> {
-        let packet = ingest::decode(record.key.as_deref(), &record.payload)?;
+        let (packet, now) = (ingest::decode(record.key.as_deref(), &record.payload)?, Instant::now());
+        let drift_ppm = self.monitors.seen(&packet, record.partition, now);
+        self.metrics.packet_seen(&packet, drift_ppm);
         let place = (record.partition, record.offset.max(0) as u64);
-        self.windows.push(packet, place, Instant::now(), closings)
+        self.windows.push(packet, place, now, closings)
     }
 
     /// Flushes idle streams and sets the gauges.
     async fn tick(&mut self) -> anyhow::Result<()> {
-        let closings = self.windows.tick(Instant::now());
+        let now = Instant::now();
+        let closings = self.windows.tick(now);
         self.start_analyses(closings).await?;
-        self.metrics.set_levels(self.windows.len(), self.holds.len());
+        self.metrics.set_levels(self.monitors.levels(now), self.holds.len());
         Ok(())
     }
 

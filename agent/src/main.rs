@@ -12,6 +12,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "meit-agent", version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<service::settings::show::Command>,
     /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -20,6 +22,9 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(command) = &arguments.command {
+        return Ok(command.run::<agent::settings::AgentSettings>("agent")?);
+    }
     service::telemetry::init_tracing("info");
     let settings: agent::settings::AgentSettings =
         service::settings::load_checked("agent", arguments.config.as_deref()).context("read settings")?;

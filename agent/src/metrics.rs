@@ -7,34 +7,99 @@
 
 use std::collections::BTreeMap;
 
-use ecg::packet::RejectReason;
+use ecg::id::HEARTBEAT_STREAM;
+use ecg::lead::Lead;
+use ecg::packet::{Packet, RejectReason};
 use ecg::segment::{Decision, Reason, Segment};
+use ecg::topic;
 use ecg::window::{PushOutcome, Skipped};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Error, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
+use service::telemetry::{KafkaMetrics, Meter, SECONDS, now_seconds};
 
+use crate::monitors::Levels;
 use crate::route::Route;
 
 /// Fates of sample instants.
 const FATES: [&str; 3] = ["fresh", "duplicate", "late"];
 /// Causes for which a window becomes no segment: it reaches out of its stream, no sample came, its analysis panicked.
 const SKIPPED: [&str; 3] = ["partial", "missing", "failed"];
+/// States of a stream; see [`Levels`].
+const STATES: [&str; 3] = ["live", "lead_off", "stalled"];
+/// Where the heartbeat is seen: read as a packet, acknowledged as a segment.
+const STAGES: [&str; 2] = ["packet", "segment"];
+/// Groups of leads whose signal-to-noise ratios are told apart: six of four electrodes, six of one electrode each.
+const LEAD_GROUPS: [&str; 2] = ["limb", "precordial"];
+/// Limb leads come first in the standard order.
+const LIMB_LEADS: usize = 6;
+/// Upper bounds of signal-to-noise ratios in decibels; 6 dB steps double the amplitude of the signal.
+const SNR_DB: [f64; 10] = [-6.0, 0.0, 3.0, 6.0, 9.0, 12.0, 18.0, 24.0, 30.0, 40.0];
+/// Upper bounds of a clock's drift in parts a million, with an edge at the alert's 200.
+const DRIFT_PPM: [f64; 9] = [5.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 10_000.0, 100_000.0];
 
 /// The agent's metrics, registered once a process.
 #[derive(Clone)]
 pub struct Metrics {
-    received: IntCounter,
-    accepted: IntCounter,
-    rejected: IntCounterVec,
-    samples: IntCounterVec,
+    packets: PacketMetrics,
     windows: IntCounter,
     windows_skipped: IntCounterVec,
     segments: SegmentMetrics,
     offset_gap_records: IntCounter,
-    streams: IntGauge,
+    streams: IntGaugeVec,
     streams_evicted: IntCounter,
     analyses: IntGauge,
+    heartbeat: GaugeVec,
     /// Seconds that one analysis took.
     pub analyse_seconds: Histogram,
+    /// Levels of the waveform topic's consumer.
+    pub kafka: KafkaMetrics,
+}
+
+/// Counts of packets.
+#[derive(Clone)]
+struct PacketMetrics {
+    received: IntCounter,
+    accepted: IntCounter,
+    rejected: IntCounterVec,
+    samples: IntCounterVec,
+    lead_off: IntCounterVec,
+    age_seconds: Histogram,
+    clock_drift_ppm: Histogram,
+}
+
+impl PacketMetrics {
+    fn new(meter: Meter<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            received: meter.counter("packets_received_total", "Packets read from the waveform topic.")?,
+            accepted: meter.counter("packets_accepted_total", "Packets that went into a window.")?,
+            rejected: meter.counters(
+                "packets_rejected_total",
+                "Packets that went to the dead letters.",
+                ("reason", &RejectReason::ALL.map(RejectReason::as_str)),
+            )?,
+            samples: meter.counters(
+                "samples_total",
+                "Sample instants of accepted packets.",
+                ("fate", &FATES),
+            )?,
+            lead_off: meter.counters(
+                "lead_off_packets_total",
+                "Packets in which the monitor reports the electrode of a lead off.",
+                ("lead", &Lead::ALL.map(Lead::name)),
+            )?,
+            age_seconds: meter.histogram(
+                "packet_age_seconds",
+                "From a packet's time at the gateway to its reading here.",
+                &SECONDS,
+            )?,
+            clock_drift_ppm: meter.histogram(
+                "clock_drift_ppm",
+                "How far a monitor's sampling runs from its own clock, parts a million, once a minute a monitor.",
+                &DRIFT_PPM,
+            )?,
+        })
+    }
 }
 
 /// Counts of dispatched segments.
@@ -43,31 +108,38 @@ struct SegmentMetrics {
     decisions: IntCounterVec,
     routes: IntCounterVec,
     reasons: IntCounterVec,
+    snr_db: HistogramVec,
+    last_sample_seconds: Histogram,
 }
 
 impl SegmentMetrics {
-    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    fn new(meter: Meter<'_>) -> Result<Self, Error> {
         Ok(Self {
-            decisions: counters(
-                registry,
-                "meit_agent_segments_total",
+            decisions: meter.counters(
+                "segments_total",
                 "Segments dispatched, by the gate's decision.",
-                "decision",
-                &mut Decision::ALL.iter().map(|decision| decision.as_str()),
+                ("decision", &Decision::ALL.map(Decision::as_str)),
             )?,
-            routes: counters(
-                registry,
-                "meit_agent_segments_routed_total",
+            routes: meter.counters(
+                "segments_routed_total",
                 "Segments dispatched, by route.",
-                "route",
-                &mut Route::ALL.iter().map(|route| route.as_str()),
+                ("route", &Route::ALL.map(Route::as_str)),
             )?,
-            reasons: counters(
-                registry,
-                "meit_agent_segment_reasons_total",
+            reasons: meter.counters(
+                "segment_reasons_total",
                 "Reasons of rejected segments; a segment may have several.",
-                "reason",
-                &mut Reason::ALL.iter().map(|reason| reason.as_str()),
+                ("reason", &Reason::ALL.map(Reason::as_str)),
+            )?,
+            snr_db: meter.histograms(
+                "snr_db",
+                "Signal-to-noise ratio of a lead of a segment, decibels of window power; unknown ones are not counted.",
+                ("leads", &LEAD_GROUPS),
+                &SNR_DB,
+            )?,
+            last_sample_seconds: meter.histogram(
+                "last_sample_to_segment_seconds",
+                "From a segment's last packet at the gateway to the broker's receipt of the segment.",
+                &SECONDS,
             )?,
         })
     }
@@ -78,90 +150,73 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is registered already.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let buckets = exponential_buckets(0.001, 2.0, 12)?;
-        let analyse_seconds = Histogram::with_opts(
-            HistogramOpts::new("meit_agent_analyse_seconds", "Time of one window's analysis.").buckets(buckets),
-        )?;
-        registry.register(Box::new(analyse_seconds.clone()))?;
+    pub fn new(registry: &Registry) -> Result<Self, Error> {
+        let meter = Meter::new(registry, "agent");
         Ok(Self {
-            received: counter(
-                registry,
-                "meit_agent_packets_received_total",
-                "Packets read from the waveform topic.",
-            )?,
-            accepted: counter(
-                registry,
-                "meit_agent_packets_accepted_total",
-                "Packets that went into a window.",
-            )?,
-            rejected: counters(
-                registry,
-                "meit_agent_packets_rejected_total",
-                "Packets that went to the dead letters.",
-                "reason",
-                &mut RejectReason::ALL.iter().map(|reason| reason.as_str()),
-            )?,
-            samples: counters(
-                registry,
-                "meit_agent_samples_total",
-                "Sample instants of accepted packets.",
-                "fate",
-                &mut FATES.into_iter(),
-            )?,
-            windows: counter(
-                registry,
-                "meit_agent_windows_total",
-                "Windows closed and handed to the analysis.",
-            )?,
-            windows_skipped: counters(
-                registry,
-                "meit_agent_windows_skipped_total",
+            packets: PacketMetrics::new(meter)?,
+            windows: meter.counter("windows_total", "Windows closed and handed to the analysis.")?,
+            windows_skipped: meter.counters(
+                "windows_skipped_total",
                 "Windows of which no segment was made.",
-                "cause",
-                &mut SKIPPED.into_iter(),
+                ("cause", &SKIPPED),
             )?,
-            segments: SegmentMetrics::new(registry)?,
-            offset_gap_records: counter(
-                registry,
-                "meit_agent_offset_gap_records_total",
+            segments: SegmentMetrics::new(meter)?,
+            offset_gap_records: meter.counter(
+                "offset_gap_records_total",
                 "Records that the broker dropped before they were read.",
             )?,
-            streams: gauge(registry, "meit_agent_streams", "Streams with state.")?,
-            streams_evicted: counter(
-                registry,
-                "meit_agent_streams_evicted_total",
-                "Streams given up, idle or one too many.",
+            streams: meter.gauges(
+                "streams",
+                "Monitors by state: sending, sending with an electrode off, silent.",
+                ("state", &STATES),
             )?,
-            analyses: gauge(
-                registry,
-                "meit_agent_analyses_waiting",
-                "Windows in analysis or waiting for dispatch.",
+            streams_evicted: meter.counter("streams_evicted_total", "Streams given up, idle or one too many.")?,
+            analyses: meter.gauge("analyses_waiting", "Windows in analysis or waiting for dispatch.")?,
+            heartbeat: meter.times(
+                "heartbeat_timestamp_seconds",
+                "When the last heartbeat seen here was inserted, seconds since the Unix epoch; 0 before the first.",
+                ("stage", &STAGES),
             )?,
-            analyse_seconds,
+            analyse_seconds: meter.histogram("analyse_seconds", "Time of one window's analysis.", &SECONDS)?,
+            kafka: KafkaMetrics::new(meter, &[topic::WAVEFORMS])?,
         })
     }
 
     /// Packets read so far; a replay compares it with what it sent.
     pub fn packets_received(&self) -> u64 {
-        self.received.get()
+        self.packets.received.get()
+    }
+
+    /// A packet was read and decoded, whatever becomes of it.
+    pub(crate) fn packet_seen(&self, packet: &Packet, drift_ppm: Option<f64>) {
+        let gateway_seconds = packet.gateway_time_us as f64 / 1e6;
+        if gateway_seconds > 0.0 {
+            self.packets
+                .age_seconds
+                .observe((now_seconds() - gateway_seconds).max(0.0));
+        }
+        if packet.stream_id == HEARTBEAT_STREAM {
+            self.heartbeat.with_label_values(&["packet"]).set(gateway_seconds);
+        }
+        for lead in packet.leads.iter().filter(|lead| lead.lead_off) {
+            self.packets.lead_off.with_label_values(&[lead.lead.name()]).inc();
+        }
+        if let Some(ppm) = drift_ppm {
+            self.packets.clock_drift_ppm.observe(ppm.abs());
+        }
     }
 
     pub(crate) fn packet_accepted(&self, outcome: PushOutcome) {
-        self.received.inc();
-        self.accepted.inc();
-        for (fate, samples) in [
-            ("fresh", outcome.fresh),
-            ("duplicate", outcome.duplicate),
-            ("late", outcome.late),
-        ] {
-            self.samples.with_label_values(&[fate]).inc_by(samples as u64);
+        self.packets.received.inc();
+        self.packets.accepted.inc();
+        for (fate, samples) in FATES.into_iter().zip([outcome.fresh, outcome.duplicate, outcome.late]) {
+            self.packets.samples.with_label_values(&[fate]).inc_by(samples as u64);
         }
     }
 
     pub(crate) fn packet_rejected(&self, reason: RejectReason) {
-        self.received.inc();
-        self.rejected.with_label_values(&[reason.as_str()]).inc();
+        self.packets.received.inc();
+        self.packets.rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
     pub(crate) fn windows_closed(&self, windows: usize, skipped: Skipped, evicted: u64) {
@@ -179,16 +234,33 @@ impl Metrics {
         self.windows_skipped.with_label_values(&["failed"]).inc();
     }
 
+    /// The broker has the segment.
     pub(crate) fn segment_dispatched(&self, segment: &Segment, route: Route) {
-        self.segments
-            .decisions
-            .with_label_values(&[segment.decision.as_str()])
-            .inc();
-        self.segments.routes.with_label_values(&[route.as_str()]).inc();
+        let counts = &self.segments;
+        counts.decisions.with_label_values(&[segment.decision.as_str()]).inc();
+        counts.routes.with_label_values(&[route.as_str()]).inc();
         if route == Route::Reject {
             for reason in &segment.reasons {
-                self.segments.reasons.with_label_values(&[reason.as_str()]).inc();
+                counts.reasons.with_label_values(&[reason.as_str()]).inc();
             }
+        }
+        for (at, snr_db) in segment
+            .quality
+            .iter()
+            .enumerate()
+            .filter_map(|(at, q)| Some((at, q.snr_db?)))
+        {
+            let group = LEAD_GROUPS[usize::from(at >= LIMB_LEADS)];
+            counts.snr_db.with_label_values(&[group]).observe(f64::from(snr_db));
+        }
+        let gateway_seconds = segment.last_gateway_time_us as f64 / 1e6;
+        if gateway_seconds > 0.0 {
+            counts
+                .last_sample_seconds
+                .observe((now_seconds() - gateway_seconds).max(0.0));
+        }
+        if segment.stream_id == HEARTBEAT_STREAM && route != Route::Reject {
+            self.heartbeat.with_label_values(&["segment"]).set(gateway_seconds);
         }
     }
 
@@ -196,8 +268,10 @@ impl Metrics {
         self.offset_gap_records.inc_by(records);
     }
 
-    pub(crate) fn set_levels(&self, streams: usize, analyses: usize) {
-        self.streams.set(streams as i64);
+    pub(crate) fn set_levels(&self, levels: Levels, analyses: usize) {
+        for (state, streams) in STATES.into_iter().zip([levels.live, levels.lead_off, levels.stalled]) {
+            self.streams.with_label_values(&[state]).set(streams as i64);
+        }
         self.analyses.set(analyses as i64);
     }
 
@@ -209,13 +283,13 @@ impl Metrics {
         };
         let segments = |decision: Decision| self.segments.decisions.with_label_values(&[decision.as_str()]).get();
         AgentSummary {
-            packets_received: self.received.get(),
-            packets_accepted: self.accepted.get(),
+            packets_received: self.packets.received.get(),
+            packets_accepted: self.packets.accepted.get(),
             packets_rejected: by(
-                &self.rejected,
+                &self.packets.rejected,
                 &mut RejectReason::ALL.iter().map(|reason| reason.as_str()),
             ),
-            samples: by(&self.samples, &mut FATES.into_iter()),
+            samples: by(&self.packets.samples, &mut FATES.into_iter()),
             windows: self.windows.get(),
             windows_skipped: by(&self.windows_skipped, &mut SKIPPED.into_iter()),
             segments_accepted: segments(Decision::Accept),
@@ -228,32 +302,6 @@ impl Metrics {
             offset_gap_records: self.offset_gap_records.get(),
         }
     }
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    let counter = IntCounter::new(name, help)?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
-
-/// A counter for each value of a label.
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: &mut dyn Iterator<Item = &'static str>,
-) -> Result<IntCounterVec, prometheus::Error> {
-    let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
-    values.for_each(|value| drop(counters.with_label_values(&[value])));
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    let gauge = IntGauge::new(name, help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
 }
 
 /// What an agent did; label values that were not counted are left out.
@@ -286,6 +334,7 @@ pub struct AgentSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{heartbeat, segment};
 
     #[test]
     fn every_packet_is_either_accepted_or_rejected() {
@@ -305,6 +354,29 @@ mod tests {
         );
         assert_eq!(summary.packets_rejected, BTreeMap::from([("decode", 2)]));
         assert_eq!(summary.samples, BTreeMap::from([("fresh", 100), ("duplicate", 25)]));
+    }
+
+    #[test]
+    fn a_heartbeat_is_seen_with_the_time_of_its_insertion() {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let mut packet = heartbeat();
+        packet.gateway_time_us = 7_500_000;
+        metrics.packet_seen(&packet, Some(-300.0));
+        let seen = |stage| metrics.heartbeat.with_label_values(&[stage]).get();
+        assert_eq!(seen("packet"), 0.0, "a bed is no heartbeat");
+        packet.stream_id = HEARTBEAT_STREAM.into();
+        metrics.packet_seen(&packet, None);
+        let mut segment = segment(Decision::Reject, false);
+        (segment.stream_id, segment.last_gateway_time_us) = (HEARTBEAT_STREAM.into(), 8_000_000);
+        metrics.segment_dispatched(&segment, Route::Reject);
+        assert_eq!(
+            (seen("packet"), seen("segment")),
+            (7.5, 0.0),
+            "a rejected heartbeat goes no further"
+        );
+        metrics.segment_dispatched(&segment, Route::Routine);
+        assert_eq!(seen("segment"), 8.0);
+        assert_eq!(metrics.packets.clock_drift_ppm.get_sample_sum(), 300.0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
 
+use crate::monitors::MonitorsConfig;
 use crate::windows::WindowsConfig;
 
 /// Everything that meit-agent reads.
@@ -93,6 +94,15 @@ impl AgentSection {
             streams_max: self.streams_max,
             idle_flush: Duration::from_millis(self.idle_flush_ms),
             idle_evict: Duration::from_millis(self.idle_evict_ms),
+        }
+    }
+
+    /// The bounds of what is known of monitors.
+    pub(crate) fn monitors(&self) -> MonitorsConfig {
+        MonitorsConfig {
+            stalled_after: Duration::from_millis(self.idle_flush_ms),
+            forget_after: Duration::from_millis(self.idle_evict_ms),
+            monitors_max: self.streams_max,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: valid; every field is plain and the same each time.
 
 use ecg::LEADS;
+use ecg::packet::Packet;
 use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
 
 /// A silent segment with a given verdict.
@@ -43,5 +44,22 @@ pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
         context_before: true,
         context_after: true,
         samples_sha256: "ab".into(),
+    }
+}
+
+/// A packet without leads at the start of bed-01's stream.
+pub(crate) fn heartbeat() -> Packet {
+    Packet {
+        stream_id: "bed-01".into(),
+        device_id: "monitor".into(),
+        boot_id: 0,
+        sequence: 0,
+        first_sample: 0,
+        device_time_us: 0,
+        gateway_time_us: 0,
+        rate_hz: 500.0,
+        leads: vec![],
+        stat: false,
+        heartbeat: true,
     }
 }

@@ -54,16 +54,32 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// Continues `prompt` (B, T) until `stop` or `options.tokens_max` in every row.
+/// As [`generate_watched`], with nobody watching.
 ///
 /// # Errors
-/// A tensor operation that fails.
+/// As there.
 pub fn generate(
     decoder: &Decoder,
     prompt: &Tensor,
     prefix: Option<&EcgPrefix>,
     stop: Option<u32>,
     options: &DecodeOptions,
+) -> Result<Vec<Generated>> {
+    generate_watched(decoder, prompt, prefix, stop, options, &|| {})
+}
+
+/// Continues `prompt` (B, T) until `stop` or `options.tokens_max` in every row, and calls `step_done` after each
+/// step: the prompt's first, then one a token; whoever times the steps brings the clock.
+///
+/// # Errors
+/// A tensor operation that fails.
+pub fn generate_watched(
+    decoder: &Decoder,
+    prompt: &Tensor,
+    prefix: Option<&EcgPrefix>,
+    stop: Option<u32>,
+    options: &DecodeOptions,
+    step_done: &dyn Fn(),
 ) -> Result<Vec<Generated>> {
     let (b, _) = prompt.dims2()?;
     let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options)).collect();
@@ -79,6 +95,7 @@ pub fn generate(
             .enumerate()
             .map(|(i, row)| row.step(&logprobs.i(i)?, stop, step + 1 == options.tokens_max))
             .collect::<Result<Vec<u32>>>()?;
+        step_done();
         if rows.iter().all(|row| row.finish.is_some()) {
             break;
         }

@@ -17,7 +17,7 @@ use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::fusion::Fusion;
-use crate::generate::{DecodeOptions, Finish, Generated, generate};
+use crate::generate::{DecodeOptions, Finish, Generated, generate_watched};
 use crate::lora::Adapter;
 use crate::mode::Mode;
 use crate::projector::Projector;
@@ -104,11 +104,17 @@ impl From<&Segment> for EcgInput {
 pub struct Drafted {
     pub text: String,
     pub tokens: u32,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
     /// Mean and minimum of the tokens' natural log probabilities.
     pub logprob_mean: f32,
     pub logprob_min: f32,
     pub finish: Finish,
 }
+
+/// Told after each step of a generation which ECGs took it, from the thread that drafts them: the prompt's step first, then one
+/// a token. Whoever times the steps brings the clock.
+pub type StepDone<'a> = &'a (dyn Fn(&[usize]) + Sync);
 
 /// A model with its prompt and input conventions, ready to draft.
 #[derive(Clone)]
@@ -141,10 +147,23 @@ impl Drafting {
     /// # Errors
     /// [`Error::EcgLength`]; a tensor operation that fails.
     pub fn draft(&self, ecgs: &[EcgInput], options: &DecodeOptions) -> Result<Vec<Drafted>> {
-        self.draft_with(ecgs, &vec![None; ecgs.len()], options)
+        self.draft_watched(ecgs, options, &|_| {})
     }
 
-    /// As [`Self::draft`], each ECG with an adapter of its own; None is this drafting's own adapter, or the base.
+    /// As [`Self::draft`], with somebody who is told of each step.
+    ///
+    /// # Errors
+    /// As [`Self::draft`].
+    pub fn draft_watched(
+        &self,
+        ecgs: &[EcgInput],
+        options: &DecodeOptions,
+        step_done: StepDone<'_>,
+    ) -> Result<Vec<Drafted>> {
+        self.draft_with(ecgs, &vec![None; ecgs.len()], options, step_done)
+    }
+
+    /// As [`Self::draft_watched`], each ECG with an adapter of its own; None is this drafting's own adapter, or the base.
     ///
     /// # Errors
     /// As [`Self::draft`].
@@ -153,6 +172,7 @@ impl Drafting {
         ecgs: &[EcgInput],
         adapters: &[Option<&Adapter>],
         options: &DecodeOptions,
+        step_done: StepDone<'_>,
     ) -> Result<Vec<Drafted>> {
         let rows = ecgs.iter().zip(adapters).enumerate();
         let rows = rows.map(|(index, (ecg, adapter))| {
@@ -165,20 +185,20 @@ impl Drafting {
         });
         let rows: Vec<Row> = rows.collect::<Result<_>>()?;
         if self.device.is_cpu() {
-            self.draft_singly(&rows, options)
+            self.draft_singly(&rows, options, step_done)
         } else {
-            self.draft_together(rows, options)
+            self.draft_together(rows, options, step_done)
         }
     }
 
     /// Each row by itself, on the machine's cores side by side.
-    fn draft_singly(&self, rows: &[Row], options: &DecodeOptions) -> Result<Vec<Drafted>> {
+    fn draft_singly(&self, rows: &[Row], options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .min(rows.len().max(1));
         let share = rows.len().div_ceil(workers).max(1);
         let draft_share = |rows: &[Row]| -> Result<Vec<Drafted>> {
-            let drafts = rows.chunks(1).map(|row| self.draft_rows(row, options));
+            let drafts = rows.chunks(1).map(|row| self.draft_rows(row, options, step_done));
             Ok(drafts.collect::<Result<Vec<_>>>()?.concat())
         };
         let parts: Vec<Result<Vec<Drafted>>> = std::thread::scope(|scope| {
@@ -195,14 +215,19 @@ impl Drafting {
     }
 
     /// One batch for each length of prompt, so that no row is padded.
-    fn draft_together(&self, rows: Vec<Row>, options: &DecodeOptions) -> Result<Vec<Drafted>> {
+    fn draft_together(
+        &self,
+        rows: Vec<Row>,
+        options: &DecodeOptions,
+        step_done: StepDone<'_>,
+    ) -> Result<Vec<Drafted>> {
         let mut by_length: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
         for row in rows {
             by_length.entry(row.prompt.len()).or_default().push(row);
         }
         let mut drafts: Vec<(usize, Drafted)> = Vec::new();
         for rows in by_length.into_values() {
-            let drafted = self.draft_rows(&rows, options)?;
+            let drafted = self.draft_rows(&rows, options, step_done)?;
             drafts.extend(rows.iter().map(|row| row.index).zip(drafted));
         }
         drafts.sort_by_key(|(index, _)| *index);
@@ -215,17 +240,24 @@ impl Drafting {
     }
 
     /// One batch of rows whose prompts have one length.
-    fn draft_rows(&self, rows: &[Row], options: &DecodeOptions) -> Result<Vec<Drafted>> {
+    fn draft_rows(&self, rows: &[Row], options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
+        let places: Vec<usize> = rows.iter().map(|row| row.index).collect();
         let ecgs: Vec<&EcgInput> = rows.iter().map(|row| row.ecg).collect();
-        let first = rows.first().map_or(0, |row| row.index);
-        let e = self.model.embed(&self.input(&ecgs, first)?, &Mode::Eval)?;
+        let e = self.model.embed(&self.input(&ecgs, places[0])?, &Mode::Eval)?;
         let decoder = self.decoder_for(rows)?;
         let prefix = decoder.prefix(&e)?;
         let ids: Vec<u32> = rows.iter().flat_map(|row| row.prompt.iter().copied()).collect();
         let t = ids.len() / rows.len();
         let prompt = Tensor::from_vec(ids, (rows.len(), t), &self.device)?;
-        let rows = generate(&decoder, &prompt, Some(&prefix), Some(self.tokenizer.stop()), options)?;
-        rows.into_iter().map(|row| self.drafted(&row)).collect()
+        let rows = generate_watched(
+            &decoder,
+            &prompt,
+            Some(&prefix),
+            Some(self.tokenizer.stop()),
+            options,
+            &|| step_done(&places),
+        )?;
+        rows.into_iter().map(|row| self.drafted(&row, t)).collect()
     }
 
     fn decoder_for(&self, rows: &[Row]) -> Result<Decoder> {
@@ -271,11 +303,12 @@ impl Drafting {
         )?)
     }
 
-    fn drafted(&self, row: &Generated) -> Result<Drafted> {
+    fn drafted(&self, row: &Generated, prompt_tokens: usize) -> Result<Drafted> {
         let n = row.logprobs.len().max(1) as f32;
         Ok(Drafted {
             text: self.tokenizer.decode(&row.ids)?,
             tokens: row.ids.len() as u32,
+            prompt_tokens: prompt_tokens as u32,
             logprob_mean: row.logprobs.iter().sum::<f32>() / n,
             logprob_min: row.logprobs.iter().copied().fold(0.0, f32::min),
             finish: row.finish,

@@ -9,12 +9,15 @@ use clap::{Parser, Subcommand};
 
 use crate::dataset::PtbXl;
 use crate::settings::TrainSettings;
-use crate::{evaluate, train};
+use crate::{evaluate, metrics, train};
 
 /// Trains and evaluates MEIT bundles.
 #[derive(Parser)]
 #[command(name = "meit-pipeline", version, about)]
 pub struct Cli {
+    /// File in which the command leaves its time, duration and outcome for node_exporter's textfile collector (*.prom).
+    #[arg(long, global = true, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -92,8 +95,9 @@ impl Cli {
     /// # Errors
     /// Whatever the command met, with its context.
     pub fn run(self) -> anyhow::Result<()> {
+        let file = self.metrics_file;
         match self.command {
-            Command::Train(args) => {
+            Command::Train(args) => metrics::recorded(file.as_deref(), "train", || {
                 if !args.from_scratch {
                     bail!("train needs --from-scratch: adapters on an existing base are not trained by this build");
                 }
@@ -102,8 +106,8 @@ impl Cli {
                     println!("bundle {id} written to {}", args.out.display());
                 }
                 Ok(())
-            }
-            Command::Evaluate(args) => {
+            }),
+            Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", || {
                 let data = open(&args.dataset)?;
                 let report = evaluate::run(&args.bundle, &data, &args.folds, args.seed)?;
                 if let Some(path) = &args.pairs {
@@ -116,7 +120,7 @@ impl Cli {
                 }
                 print!("{}", report.table());
                 Ok(())
-            }
+            }),
             Command::Score(args) => evaluate::score_file(&args.pairs, args.json, args.each, args.wordnet.as_deref()),
         }
     }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod dataset;
 pub mod evaluate;
 pub mod export;
+pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod params;

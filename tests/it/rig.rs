@@ -202,6 +202,8 @@ impl Drafter for SumDrafter {
                 ecg.millivolts.iter().copied().map(f64::from).sum::<f64>()
             ),
             tokens: 4,
+            prompt_tokens: 0,
+            steps: vec![],
             logprob_mean: -0.5,
             logprob_min: -2.0,
             finish: Finish::Stop,

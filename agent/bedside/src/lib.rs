@@ -20,6 +20,7 @@ use prometheus::Registry;
 use service::kafka::sink::Sink;
 use service::settings::Check as _;
 use service::shutdown::Shutdown;
+use service::telemetry::Meter;
 
 use crate::metrics::Metrics;
 use crate::noise::NoiseSource;
@@ -76,6 +77,9 @@ pub struct BedsideSummary {
 /// # Errors
 /// [`BedsideError`] when a recording is missing or unreadable.
 pub fn plan(section: &BedsideSection) -> Result<Plan, BedsideError> {
+    if section.beds == 0 {
+        return Ok(Plan::default());
+    }
     let headers = recording::find(&section.recordings)?;
     let recordings: Vec<Arc<Recording>> = headers
         .iter()
@@ -91,7 +95,14 @@ pub fn plan(section: &BedsideSection) -> Result<Plan, BedsideError> {
 pub async fn run(settings: BedsideSettings, shutdown: Shutdown) -> anyhow::Result<BedsideSummary> {
     settings.check()?;
     let plan = plan(&settings.bedside)?;
-    let metrics = Metrics::new(&Registry::new()).context("register metrics")?;
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry).context("register metrics")?;
+    service::telemetry::describe(Meter::new(&registry, "bedside"), &settings).context("register metrics")?;
+    let address = settings.bedside.metrics_address.as_str();
+    if !address.is_empty() {
+        let bound = service::telemetry::serve(registry, address, shutdown.clone()).await;
+        tracing::info!(bound = %bound.context("serve metrics")?, "serving /metrics and /healthz");
+    }
     run_with(settings, &plan, metrics, None, shutdown).await
 }
 
@@ -110,6 +121,10 @@ pub async fn run_with(
     settings.check()?;
     let noise = NoiseSource::load(&settings.bedside.noise_directory, settings.bedside.noise)?;
     let sink = Sink::new(&settings.kafka).context("open kafka sink")?;
-    let replay = replay::Replay::new(settings.bedside, noise, sink, metrics, lag);
+    let heartbeat = match settings.bedside.heartbeat.as_os_str().is_empty() {
+        true => None,
+        false => Some(Arc::new(Recording::load(&settings.bedside.heartbeat)?)),
+    };
+    let replay = replay::Replay::new(settings.bedside, noise, sink, metrics, lag, heartbeat);
     replay.play(plan, shutdown).await
 }

@@ -14,6 +14,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "meit-bedside", version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<service::settings::show::Command>,
     /// Headers (*.hea) or directories of them, instead of the setting `bedside.recordings`.
     recordings: Vec<PathBuf>,
     /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
@@ -58,6 +60,9 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(command) = &arguments.command {
+        return Ok(command.run::<bedside::settings::BedsideSettings>("bedside")?);
+    }
     service::telemetry::init_tracing("info");
     let settings = service::settings::load_checked("bedside", arguments.config.as_deref()).context("read settings")?;
     let summary = bedside::run(arguments.over(settings), service::shutdown::Shutdown::from_signals()).await?;

@@ -3,7 +3,8 @@
 //! Place: counted in `replay`; read by Prometheus and by `meit demo`.
 //! Invariant: a packet is counted as sent only once the broker has it.
 
-use prometheus::{Counter, IntCounter, IntGauge, Registry};
+use prometheus::{Counter, Error, GaugeVec, IntCounter, IntGauge, Registry};
+use service::telemetry::Meter;
 
 /// The replay's metrics, registered once a process.
 #[derive(Clone)]
@@ -11,6 +12,7 @@ pub struct Metrics {
     pub(crate) packets_sent: IntCounter,
     pub(crate) held_seconds: Counter,
     pub(crate) beds: IntGauge,
+    heartbeat: GaugeVec,
 }
 
 impl Metrics {
@@ -18,23 +20,31 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is registered already.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            packets_sent: IntCounter::new("meit_bedside_packets_sent_total", "Packets that the broker has.")?,
-            held_seconds: Counter::new(
-                "meit_bedside_held_seconds_total",
+    pub fn new(registry: &Registry) -> Result<Self, Error> {
+        let meter = Meter::new(registry, "bedside");
+        Ok(Self {
+            packets_sent: meter.counter("packets_sent_total", "Packets that the broker has.")?,
+            held_seconds: meter.seconds_counter(
+                "held_seconds_total",
                 "Time that beds waited for slow readers, summed over beds.",
             )?,
-            beds: IntGauge::new("meit_bedside_beds", "Beds that are playing.")?,
-        };
-        registry.register(Box::new(metrics.packets_sent.clone()))?;
-        registry.register(Box::new(metrics.held_seconds.clone()))?;
-        registry.register(Box::new(metrics.beds.clone()))?;
-        Ok(metrics)
+            beds: meter.gauge("beds", "Beds that are playing, the heartbeat not counted.")?,
+            heartbeat: meter.times(
+                "heartbeat_timestamp_seconds",
+                "When the last heartbeat was inserted, seconds since the Unix epoch; 0 before the first.",
+                ("stage", &["packet"]),
+            )?,
+        })
     }
 
-    /// Packets sent so far.
+    /// Packets sent so far, the heartbeat's included.
     pub fn packets_sent(&self) -> u64 {
         self.packets_sent.get()
+    }
+
+    /// The broker has a packet of the heartbeat with this gateway time, microseconds since the Unix epoch.
+    pub(crate) fn heartbeat_sent(&self, gateway_time_us: i64) {
+        let seconds = gateway_time_us as f64 / 1e6;
+        self.heartbeat.with_label_values(&["packet"]).set(seconds);
     }
 }

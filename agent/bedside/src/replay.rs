@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use ecg::id::HEARTBEAT_STREAM;
 use ecg::packet::Packet;
-use ecg::{SAMPLE_RATE_HZ, topic};
+use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
 use service::kafka::sink::Sink;
 use service::shutdown::Shutdown;
 use tokio::task::JoinSet;
@@ -20,7 +21,8 @@ use crate::BedsideSummary;
 use crate::metrics::Metrics;
 use crate::monitor::{Disturbance, Monitor};
 use crate::noise::NoiseSource;
-use crate::plan::{Bed, Plan};
+use crate::plan::{Bed, Plan, Play};
+use crate::recording::Recording;
 use crate::settings::BedsideSection;
 
 /// Packets that readers are behind.
@@ -36,7 +38,11 @@ pub(crate) struct Replay {
     sink: Sink,
     metrics: Metrics,
     lag: Option<LagProbe>,
+    /// What the heartbeat plays.
+    heartbeat: Option<Arc<Recording>>,
     plays: AtomicU64,
+    /// Packets of beds that the broker has.
+    packets_sent: AtomicU64,
 }
 
 /// A bed's pace: where its stream's sample 0 lies on the clock.
@@ -58,6 +64,7 @@ impl Replay {
         sink: Sink,
         metrics: Metrics,
         lag: Option<LagProbe>,
+        heartbeat: Option<Arc<Recording>>,
     ) -> Self {
         Self {
             section,
@@ -65,7 +72,9 @@ impl Replay {
             sink,
             metrics,
             lag,
+            heartbeat,
             plays: AtomicU64::new(0),
+            packets_sent: AtomicU64::new(0),
         }
     }
 
@@ -100,13 +109,63 @@ impl Replay {
             });
         }
         replay.metrics.beds.set(plan.beds.len() as i64);
-        while let Some(bed) = beds.join_next().await {
-            bed.context("a bed panicked")??;
-            replay.metrics.beds.dec();
+        let heartbeat = replay.play_heartbeat(boot_id, start_time_us);
+        tokio::select! {
+            failed = heartbeat => failed?,
+            played = replay.join(beds, &shutdown) => played?,
         }
         replay.sink.flush().await.context("flush kafka sink")?;
-        let (packets_sent, plays) = (replay.metrics.packets_sent(), replay.plays.load(Ordering::Relaxed));
+        let packets_sent = replay.packets_sent.load(Ordering::Relaxed);
+        let plays = replay.plays.load(Ordering::Relaxed);
         Ok(BedsideSummary { packets_sent, plays })
+    }
+
+    /// Waits for every bed; without beds, for the shutdown.
+    async fn join(&self, mut beds: JoinSet<anyhow::Result<()>>, shutdown: &Shutdown) -> anyhow::Result<()> {
+        if beds.is_empty() {
+            shutdown.wait().await;
+        }
+        while let Some(bed) = beds.join_next().await {
+            bed.context("a bed panicked")??;
+            self.metrics.beds.dec();
+        }
+        Ok(())
+    }
+
+    /// Plays the heartbeat's recording over and over in real time, without noise and without holds; never returns without one.
+    async fn play_heartbeat(&self, boot_id: u64, start_time_us: i64) -> anyhow::Result<()> {
+        let Some(recording) = &self.heartbeat else {
+            return std::future::pending().await;
+        };
+        let monitor = Monitor {
+            stream_id: HEARTBEAT_STREAM.to_owned(),
+            boot_id,
+            packet_samples: self.section.packet_samples(),
+            start_time_us,
+        };
+        let quiet = Disturbance {
+            source: None,
+            snr_db: 0.0,
+            seed: 0,
+            bed: 0,
+        };
+        let pace = Pace {
+            zero: Instant::now(),
+            speed: 1.0,
+        };
+        let length = SEGMENT_SAMPLES as i64;
+        for start in (0..).step_by(SEGMENT_SAMPLES) {
+            let play = Play {
+                recording: Arc::clone(recording),
+                samples: start..start + length,
+            };
+            for packet in monitor.packets(&play, quiet) {
+                tokio::time::sleep_until(pace.due(packet.first_sample + packet.len() as i64)).await;
+                let gateway_time_us = self.send(packet).await?;
+                self.metrics.heartbeat_sent(gateway_time_us);
+            }
+        }
+        Ok(())
     }
 
     async fn play_bed(&self, number: u64, bed: &Bed, monitor: &Monitor, zero: Instant) -> anyhow::Result<()> {
@@ -124,12 +183,12 @@ impl Replay {
             for packet in monitor.packets(play, disturbance) {
                 pace.zero += self.hold().await;
                 tokio::time::sleep_until(pace.due(packet.first_sample + packet.len() as i64)).await;
-                self.send(packet).await?;
+                self.send_of_bed(packet).await?;
             }
             self.plays.fetch_add(1, Ordering::Relaxed);
         }
         match bed.plays.last() {
-            Some(last) => self.send(monitor.farewell(last.samples.end)).await,
+            Some(last) => self.send_of_bed(monitor.farewell(last.samples.end)).await,
             None => Ok(()),
         }
     }
@@ -146,9 +205,17 @@ impl Replay {
         held
     }
 
-    async fn send(&self, packet: Packet) -> anyhow::Result<()> {
+    async fn send_of_bed(&self, packet: Packet) -> anyhow::Result<()> {
+        self.send(packet).await?;
+        self.packets_sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends a packet through the gateway, and says when that was, microseconds since the Unix epoch.
+    async fn send(&self, packet: Packet) -> anyhow::Result<i64> {
+        let gateway_time_us = now_us();
         let packet = Packet {
-            gateway_time_us: now_us(),
+            gateway_time_us,
             ..packet
         };
         let key = Some(packet.stream_id.as_bytes());
@@ -157,7 +224,7 @@ impl Replay {
             .await
             .context("send packet")?;
         self.metrics.packets_sent.inc();
-        Ok(())
+        Ok(gateway_time_us)
     }
 }
 

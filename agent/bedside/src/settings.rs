@@ -28,7 +28,7 @@ pub struct BedsideSettings {
 pub struct BedsideSection {
     /// WFDB headers, or directories of them, to replay.
     pub recordings: Vec<PathBuf>,
-    /// Monitors at once.
+    /// Monitors at once; 0 only with a heartbeat, which then plays until it is stopped.
     pub beds: usize,
     /// Stream time that each bed plays, minutes, rounded up to whole recordings of 10 s.
     pub minutes: f64,
@@ -48,6 +48,10 @@ pub struct BedsideSection {
     pub boot_id: u64,
     /// Packets that readers may lag behind before the beds wait; only with a lag probe.
     pub lag_packets_max: u64,
+    /// Header of the recording that the heartbeat plays; empty for no heartbeat.
+    pub heartbeat: PathBuf,
+    /// Address of /metrics and /healthz; empty for none.
+    pub metrics_address: String,
 }
 
 impl Check for BedsideSettings {
@@ -59,7 +63,8 @@ impl Check for BedsideSettings {
 
 impl BedsideSection {
     fn check(&self) -> Result<(), OutOfBounds> {
-        within("bedside.beds", self.beds, 1..=10_000)?;
+        let beds_min = usize::from(self.heartbeat.as_os_str().is_empty());
+        within("bedside.beds", self.beds, beds_min..=10_000)?;
         within("bedside.minutes", self.minutes, 0.01..=1e6)?;
         within("bedside.speed", self.speed, 0.01..=1e4)?;
         within("bedside.packet_ms", self.packet_ms, 2..=10_000)?;
@@ -101,6 +106,14 @@ mod tests {
         for (minutes, plays) in [(1.0, 6), (0.01, 1), (0.5, 3), (1.01, 7)] {
             assert_eq!(BedsideSection { minutes, ..section() }.plays(), plays, "{minutes}");
         }
+    }
+
+    #[test]
+    fn no_beds_are_enough_only_with_a_heartbeat() {
+        let bare = BedsideSection { beds: 0, ..section() };
+        assert!(bare.check().is_err());
+        let heartbeat = "r.hea".into();
+        BedsideSection { heartbeat, ..bare }.check().unwrap();
     }
 
     #[test]

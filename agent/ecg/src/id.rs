@@ -10,6 +10,10 @@ const ID_BYTES: usize = 16;
 /// Samples that are hashed at a time.
 const HASHED_SAMPLES: usize = 1024;
 
+/// Stream of the heartbeat: a known recording that is played without end, so that the way from packet to draft is seen to be
+/// open. It is no bed: nobody reads its drafts.
+pub const HEARTBEAT_STREAM: &str = "meit-heartbeat";
+
 /// Id of the segment that `chain` version `version` makes of the window at `start_sample` of `boot_id` of a stream.
 ///
 /// The boot takes part because a device restarts its sample index when it boots.

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod config;
 pub mod embedded;
+pub mod lag;
 pub mod offsets;
 pub mod sink;
 pub mod source;

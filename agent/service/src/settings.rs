@@ -4,6 +4,9 @@
 //! Invariant: a key that nobody knows, a value of the wrong type and a value out of its bounds are errors that name the key,
 //! the value and where it was set. Defaults are config/default.toml, compiled in.
 
+mod nearest;
+pub mod show;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -34,15 +37,17 @@ pub enum SettingsError {
         source: Box<ConfigError>,
     },
     /// A section that no process has.
-    #[error("unknown settings section {key} in {origin}")]
+    #[error("unknown settings section {key} in {origin}{hint}")]
     Section {
         /// The section.
         key: String,
         /// Where it was found.
         origin: String,
+        /// The section that was meant, perhaps.
+        hint: String,
     },
     /// A key that its section does not have, a value of the wrong type, or a missing key.
-    #[error("settings of {process} from {sources}: {source}")]
+    #[error("settings of {process} from {sources}: {source}{hint}")]
     Value {
         /// The process.
         process: String,
@@ -50,6 +55,8 @@ pub enum SettingsError {
         sources: String,
         /// Which key, and what is wrong.
         source: Box<ConfigError>,
+        /// The key that was meant, perhaps.
+        hint: String,
     },
     /// A value out of its bounds.
     #[error("{source} (set by {origin})")]
@@ -161,6 +168,7 @@ fn merged(file: Option<&Path>, environment: HashMap<String, String>) -> Result<M
         Some((key, value)) => Err(SettingsError::Section {
             key: key.clone(),
             origin: of_value(value),
+            hint: nearest::hint(key, defaults.keys().map(String::as_str)),
         }),
         None => Ok(tree),
     }
@@ -204,6 +212,7 @@ fn parse<T: DeserializeOwned>(
         .map_err(|source| SettingsError::Value {
             process: process.to_owned(),
             sources: format!("{DEFAULTS_ORIGIN}, {file}the environment"),
+            hint: nearest::hint_of_message(&source.to_string()),
             source: Box::new(source),
         })
 }
@@ -301,9 +310,17 @@ mod tests {
     #[test]
     fn an_unknown_key_or_section_is_named_with_its_file() {
         let text = "[kafka]\nbrokerz = \"a:1\"\n";
-        check_error(Some(("key", text)), &[], &["brokerz", "meit-settings"]);
+        check_error(
+            Some(("key", text)),
+            &[],
+            &["brokerz", "meit-settings", "did you mean `brokers`?"],
+        );
         let text = "[kafkaa]\nbrokers = \"a:1\"\n";
-        check_error(Some(("section", text)), &[], &["kafkaa", "meit-settings"]);
+        check_error(
+            Some(("section", text)),
+            &[],
+            &["kafkaa", "meit-settings", "did you mean `kafka`?"],
+        );
         check_error(None, &[("MEIT__KAFKAA__BROKERS", "a:1")], &["kafkaa", "environment"]);
     }
 

@@ -1,9 +1,13 @@
 //! Logs to stderr, and a listener for /metrics and /healthz.
 //!
 //! Place: started first in every process, stopped last.
-//! Invariant: what a process exports is what its registry holds, plus its build and its start time; /healthz turns 503 when
-//! the process has begun to stop.
+//! Invariant: what a process exports is what its registry holds, plus what the operating system says of it (`process_...`);
+//! /healthz turns 503 when the process has begun to stop.
 
+mod kafka;
+mod meter;
+
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,10 +16,21 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus::{Gauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Registry, TextEncoder};
+use sha2::{Digest as _, Sha256};
 use tracing_subscriber::EnvFilter;
 
+pub use self::kafka::KafkaMetrics;
+pub use self::meter::{Label, Meter};
 use crate::shutdown::Shutdown;
+
+/// Upper bounds of histograms of times in seconds: 5 ms to 5 minutes, with an edge at the objective of 60 s.
+pub const SECONDS: [f64; 18] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0,
+];
+/// Hexadecimal digits of a configuration's hash: enough to tell settings apart, too few to search a secret by.
+const CONFIG_DIGITS: usize = 8;
 
 /// Why nothing can be exported.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +63,12 @@ pub fn init_tracing(default_filter: &str) {
 
 /// Serves `registry` at `address` until `shutdown`; returns the bound address, so that port 0 can be used.
 ///
-/// Adds `meit_build_info{version}` and `meit_start_timestamp_seconds` to the registry.
+/// Adds the process's memory, CPU time, open files and start time to the registry, under their common names `process_...`.
 ///
 /// # Errors
 /// [`TelemetryError::Bind`]; [`TelemetryError::Register`] when the registry is already served.
 pub async fn serve(registry: Registry, address: &str, shutdown: Shutdown) -> Result<SocketAddr, TelemetryError> {
-    register_process(&registry)?;
+    registry.register(Box::new(ProcessCollector::for_self()))?;
     let refused = |source| TelemetryError::Bind {
         address: address.to_owned(),
         source,
@@ -73,20 +88,36 @@ pub async fn serve(registry: Registry, address: &str, shutdown: Shutdown) -> Res
     Ok(bound)
 }
 
-fn register_process(registry: &Registry) -> Result<(), prometheus::Error> {
-    let build = IntGaugeVec::new(
-        Opts::new("meit_build_info", "Build of this process; always 1."),
-        &["version"],
-    )?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    registry.register(Box::new(build))?;
-    let started = Gauge::new(
-        "meit_start_timestamp_seconds",
-        "Start of this process, seconds since the Unix epoch.",
-    )?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    started.set(now.map_or(0.0, |since| since.as_secs_f64()));
-    registry.register(Box::new(started))
+/// Exports what runs: `meit_<process>_build_info{version}`, `meit_<process>_config_info{hash}` and
+/// `meit_<process>_config_load_timestamp_seconds`.
+///
+/// # Errors
+/// When the registry describes that process already.
+pub fn describe(meter: Meter<'_>, settings: &dyn Debug) -> Result<(), prometheus::Error> {
+    let version = env!("CARGO_PKG_VERSION");
+    meter.info("build_info", "Version of this process; always 1.", "version", version)?;
+    let hash = config_hash(settings);
+    meter.info("config_info", "Hash of the settings in force; always 1.", "hash", &hash)?;
+    meter
+        .time(
+            "config_load_timestamp_seconds",
+            "When the settings were read, seconds since the Unix epoch.",
+        )?
+        .set(now_seconds());
+    Ok(())
+}
+
+/// First digits of the SHA-256 of all settings, the command line's included.
+fn config_hash(settings: &dyn Debug) -> String {
+    let digest = Sha256::digest(format!("{settings:?}"));
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits[..CONFIG_DIGITS].to_owned()
+}
+
+/// The clock, seconds since the Unix epoch; 0 before it.
+pub fn now_seconds() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 async fn metrics(State((registry, _)): State<(Registry, Shutdown)>) -> Response {
@@ -122,21 +153,31 @@ mod tests {
     #[tokio::test]
     async fn metrics_and_health_are_answered_at_the_bound_address() {
         let registry = Registry::new();
-        let counter = prometheus::IntCounter::new("meit_test_things_total", "Things.").unwrap();
-        registry.register(Box::new(counter.clone())).unwrap();
-        counter.inc_by(3);
+        let meter = Meter::new(&registry, "test");
+        meter.counter("things_total", "Things.").unwrap().inc_by(3);
+        describe(meter, &("setting", 1)).unwrap();
         let bound = serve(registry, "127.0.0.1:0", Shutdown::new()).await.unwrap();
         let text = get(bound, "/metrics").await;
         assert!(text.starts_with("HTTP/1.1 200"), "{text}");
         for line in [
             "meit_test_things_total 3",
-            "meit_build_info{version=\"",
-            "meit_start_timestamp_seconds 1",
+            "meit_test_build_info{version=\"",
+            "meit_test_config_info{hash=\"",
+            "meit_test_config_load_timestamp_seconds 1",
+            "process_start_time_seconds 1",
+            "process_open_fds ",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
         assert!(get(bound, "/healthz").await.ends_with("ok\n"));
         assert!(get(bound, "/else").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[test]
+    fn settings_that_differ_have_different_hashes() {
+        let hashes = [config_hash(&("brokers", "a:1")), config_hash(&("brokers", "b:1"))];
+        assert_ne!(hashes[0], hashes[1]);
+        assert_eq!(hashes.map(|hash| hash.len()), [CONFIG_DIGITS; 2]);
     }
 
     #[tokio::test]

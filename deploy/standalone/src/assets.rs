@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 
 const BUNDLE: &str = "model/bundle";
 const RECORDINGS: &str = "tests/data/ptbxl";
+/// A recording among them that the gate accepts by a wide margin.
+const HEARTBEAT: &str = "records500/00000/00020_hr.hea";
 
 /// Directory of the bundle.
 ///
@@ -25,6 +27,14 @@ pub fn bundle(explicit: Option<&Path>) -> anyhow::Result<PathBuf> {
 /// No recordings at any of the places, all named.
 pub fn recordings(explicit: Option<&Path>) -> anyhow::Result<PathBuf> {
     find(explicit, RECORDINGS, "")
+}
+
+/// Header of the recording that the heartbeat plays.
+///
+/// # Errors
+/// As [`recordings`].
+pub fn heartbeat() -> anyhow::Result<PathBuf> {
+    Ok(recordings(None)?.join(HEARTBEAT))
 }
 
 fn find(explicit: Option<&Path>, shipped: &str, inside: &str) -> anyhow::Result<PathBuf> {

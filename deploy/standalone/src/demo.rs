@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bedside::noise::Noise;
+use ecg::id::HEARTBEAT_STREAM;
 use ecg::report::DraftReport;
 use ecg::topic;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,6 +23,7 @@ use service::kafka::cluster::{Topic, create_topics};
 use service::kafka::embedded::EmbeddedBroker;
 use service::kafka::source::{Event, Source};
 use service::shutdown::Shutdown;
+use service::telemetry::Meter;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -60,6 +62,12 @@ pub struct Arguments {
     /// Order of the recordings and place of the noise.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Play the heartbeat too: one more stream in real time whose drafts are counted and not shown.
+    #[arg(long)]
+    pub heartbeat: bool,
+    /// Address of /metrics and /healthz; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub metrics_address: String,
     /// Print one JSON object a draft instead of text.
     #[arg(long)]
     pub json: bool,
@@ -111,7 +119,7 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let references = assets::references(&plan.headers())?;
 
     let stop = Shutdown::new();
-    let counters = Counters::serve(&stop, &cluster, &bundle).await?;
+    let counters = Counters::serve(&arguments.metrics_address, &stop, &cluster, &bundle, &settings).await?;
 
     let (drafts, mut arrived) = mpsc::channel(64);
     let reader = tokio::spawn(read_drafts(cluster.kafka.clone(), drafts, stop.clone()));
@@ -176,12 +184,21 @@ struct Counters {
 }
 
 impl Counters {
-    /// Serves /metrics and /healthz on a free loopback port and says where everything is.
-    async fn serve(stop: &Shutdown, cluster: &Cluster, bundle: &Bundle) -> anyhow::Result<Self> {
+    /// Serves /metrics and /healthz and says where everything is.
+    async fn serve(
+        address: &str,
+        stop: &Shutdown,
+        cluster: &Cluster,
+        bundle: &Bundle,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
         let registry = Registry::new();
-        let address = service::telemetry::serve(registry.clone(), "127.0.0.1:0", stop.clone())
+        let address = service::telemetry::serve(registry.clone(), address, stop.clone())
             .await
             .context("serve metrics")?;
+        service::telemetry::describe(Meter::new(&registry, "agent"), &settings.agent)?;
+        service::telemetry::describe(Meter::new(&registry, "node"), &settings.node)?;
+        service::telemetry::describe(Meter::new(&registry, "bedside"), &settings.bedside)?;
         eprintln!("{}", cluster.description);
         eprintln!(
             "bundle {} · metrics http://{address}/metrics · health http://{address}/healthz",
@@ -220,8 +237,11 @@ async fn follow(
         };
         tokio::select! {
             draft = arrived.recv() => {
-                on_draft(&draft.context("the draft reader ended early")?)?;
-                drafts += 1;
+                let draft = draft.context("the draft reader ended early")?;
+                if draft.stream_id != HEARTBEAT_STREAM {
+                    on_draft(&draft)?;
+                    drafts += 1;
+                }
             }
             played = &mut replay, if summary.is_none() => {
                 summary = Some(played.context("replay panicked")??);
@@ -296,6 +316,9 @@ impl Settings {
         bedside.kafka = kafka.clone();
         let section = &mut bedside.bedside;
         section.recordings = vec![assets::recordings(arguments.recordings.as_deref())?];
+        if arguments.heartbeat {
+            section.heartbeat = assets::heartbeat()?;
+        }
         section.beds = arguments.beds;
         section.minutes = arguments.minutes;
         section.speed = arguments.speed;

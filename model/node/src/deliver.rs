@@ -58,7 +58,7 @@ impl Deliverer {
                 }
                 Delivery::Abstained { job, why } => {
                     let times = times(&job, Instant::now(), None);
-                    self.send(&draft::abstained(&job.segment, why, &self.author, &times))
+                    self.send(&draft::abstained(&job.segment, why, &self.author, &times), job.came)
                         .await?;
                 }
             }
@@ -69,15 +69,15 @@ impl Deliverer {
     async fn deliver_batch(&self, jobs: &[Job], answer: &Answer) -> anyhow::Result<()> {
         self.metrics.batch_done(jobs.len(), answer.took);
         for (job, text) in jobs.iter().zip(&answer.texts) {
-            self.metrics.text_written(text.finish, text.tokens);
             let times = times(job, answer.started, Some(answer));
-            self.send(&draft::drafted(&job.segment, text, &self.author, &times))
+            self.metrics.text_written(text, times.queue);
+            self.send(&draft::drafted(&job.segment, text, &self.author, &times), job.came)
                 .await?;
         }
         Ok(())
     }
 
-    async fn send(&self, draft: &DraftReport) -> anyhow::Result<()> {
+    async fn send(&self, draft: &DraftReport, came: Instant) -> anyhow::Result<()> {
         let payload = serde_json::to_vec(draft).context("encode draft")?;
         let key = Some(draft.segment_id.as_bytes());
         self.sink
@@ -85,7 +85,7 @@ impl Deliverer {
             .await
             .context("send draft")?;
         self.ledger.acknowledged(&draft.draft_id);
-        self.metrics.draft_delivered(draft);
+        self.metrics.draft_delivered(draft, came.elapsed());
         Ok(())
     }
 }

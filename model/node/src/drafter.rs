@@ -3,7 +3,8 @@
 //! Place: owned by the device thread; tests put a fake here.
 //! Invariant: one text for each ECG, in order; bundle and decode parameters never change while a drafter lives.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ecg::report::{BundleLineage, DecodeParameters};
@@ -18,6 +19,10 @@ pub struct DraftText {
     pub text: String,
     /// Its tokens.
     pub tokens: u32,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// When each step was done, since the batch began: the prompt's first, then one a token; empty where nobody measured.
+    pub steps: Vec<Duration>,
     /// Mean natural log probability of the tokens.
     pub logprob_mean: f32,
     /// Smallest natural log probability of the tokens.
@@ -56,12 +61,15 @@ impl BundleDrafter {
 
 impl Drafter for BundleDrafter {
     fn draft(&self, ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>> {
+        let watch = Watch::new(ecgs.len());
         let drafted = self
             .bundle
             .drafting()
-            .draft(ecgs, &self.options)
+            .draft_watched(ecgs, &self.options, &|which| watch.step_done(which))
             .context("draft texts")?;
-        let texts = drafted.into_iter().map(|drafted| DraftText {
+        let texts = drafted.into_iter().zip(watch.end()).map(|(drafted, steps)| DraftText {
+            steps,
+            prompt_tokens: drafted.prompt_tokens,
             text: drafted.text.trim().to_owned(),
             tokens: drafted.tokens,
             logprob_mean: drafted.logprob_mean,
@@ -87,6 +95,36 @@ impl Drafter for BundleDrafter {
     }
 }
 
+/// Times the steps of a batch.
+struct Watch {
+    start: Instant,
+    /// When each step of each ECG was done.
+    steps: Mutex<Vec<Vec<Duration>>>,
+}
+
+impl Watch {
+    fn new(ecgs: usize) -> Self {
+        Self {
+            start: Instant::now(),
+            steps: Mutex::new(vec![Vec::new(); ecgs]),
+        }
+    }
+
+    fn step_done(&self, which: &[usize]) {
+        let now = self.start.elapsed();
+        let mut steps = self.steps.lock().expect("no code panics while it holds this lock");
+        for &ecg in which {
+            steps[ecg].push(now);
+        }
+    }
+
+    fn end(self) -> Vec<Vec<Duration>> {
+        self.steps
+            .into_inner()
+            .expect("no code panics while it holds this lock")
+    }
+}
+
 fn parameters(options: &DecodeOptions) -> DecodeParameters {
     let strategy = if options.temperature > 0.0 { "sample" } else { "greedy" };
     DecodeParameters {
@@ -108,6 +146,16 @@ pub fn finish_name(finish: Finish) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_timed_for_the_ecgs_that_took_them() {
+        let watch = Watch::new(3);
+        watch.step_done(&[0, 1, 2]);
+        watch.step_done(&[1]);
+        let steps = watch.end();
+        assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
+        assert!(steps[1][0] <= steps[1][1]);
+    }
 
     #[test]
     fn a_temperature_of_zero_is_greedy_and_any_other_samples() {

@@ -67,6 +67,7 @@ pub async fn run(
         bundle: drafter.lineage(),
         decode: drafter.decode_parameters(),
     };
+    metrics.bundle_loaded(&author.bundle.bundle_id);
     let ledger = Ledger::new(section.remembered_drafts);
     let (deliveries, queue) = mpsc::channel(DELIVERIES);
     let deliverer = Deliverer {
@@ -100,7 +101,11 @@ pub async fn run(
                 ended.context("delivery panicked")??;
                 anyhow::bail!("delivery ended early");
             }
-            _ = commit.tick() => node.tick(&sources),
+            _ = commit.tick() => {
+                node.metrics.kafka.observe(topic::SEGMENTS_STAT, &sources.stat, stat.len());
+                node.metrics.kafka.observe(topic::SEGMENTS, &sources.routine, routine.len());
+                node.tick(&sources)
+            }
             event = stat.recv(), if node.batch.has_room(Urgency::Stat) => node.take(event, Urgency::Stat).await,
             permit = node.device.reserve(), if closed => node.start_batch(permit).await,
             event = routine.recv(), if node.batch.has_room(Urgency::Routine) => node.take(event, Urgency::Routine).await,
@@ -199,6 +204,7 @@ impl Node {
             Ok(segment) => segment,
             Err(error) => return self.refuse(record, &error).await,
         };
+        self.metrics.segment_decoded(&segment);
         let draft_id = ecg::id::draft_id(&segment.id, &self.bundle_id);
         if self.ledger.claim(&draft_id, record) == Claim::Duplicate {
             self.metrics.segment_duplicate();

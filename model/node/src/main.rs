@@ -15,11 +15,14 @@ use node::metrics::Metrics;
 use node::settings::NodeSettings;
 use prometheus::Registry;
 use service::shutdown::Shutdown;
+use service::telemetry::Meter;
 
 /// Drafts a report on each segment.
 #[derive(Parser)]
 #[command(name = "meit-node", version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<service::settings::show::Command>,
     /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -34,6 +37,9 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(command) = &arguments.command {
+        return Ok(command.run::<NodeSettings>("node")?);
+    }
     service::telemetry::init_tracing("info");
     let mut settings: NodeSettings =
         service::settings::load_checked("node", arguments.config.as_deref()).context("read settings")?;
@@ -47,6 +53,7 @@ async fn main() -> anyhow::Result<()> {
     let drafter = Arc::new(BundleDrafter::new(Arc::new(bundle), section.decode.clone()));
     let (registry, shutdown) = (Registry::new(), Shutdown::from_signals());
     let metrics = Metrics::new(&registry).context("register metrics")?;
+    service::telemetry::describe(Meter::new(&registry, "node"), &settings).context("register metrics")?;
     if !section.metrics_address.is_empty() {
         let bound = service::telemetry::serve(registry, &section.metrics_address, shutdown.clone())
             .await

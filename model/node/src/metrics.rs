@@ -5,14 +5,28 @@
 //! `segments received = drafts + duplicates + dead letters`, exactly.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use ecg::id::HEARTBEAT_STREAM;
 use ecg::report::DraftReport;
+use ecg::segment::Segment;
+use ecg::topic;
 use model::generate::Finish;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{Error, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use service::telemetry::{KafkaMetrics, Meter, SECONDS, now_seconds};
 
 use crate::draft::Abstain;
-use crate::drafter::finish_name;
+use crate::drafter::{DraftText, finish_name};
 use crate::ingest::REFUSALS;
+
+/// Where the heartbeat is seen: read as a segment, acknowledged as a draft.
+const STAGES: [&str; 2] = ["segment", "draft"];
+/// Fates of a bundle that was to be served.
+const LOADS: [&str; 2] = ["loaded", "refused"];
+/// Upper bounds of batch sizes.
+const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+/// Upper bounds of the time between two tokens in seconds.
+const TOKEN_SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
 
 /// The node's metrics, registered once a process.
 #[derive(Clone)]
@@ -22,16 +36,78 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     drafts: IntCounter,
     abstained: IntCounterVec,
-    finished: IntCounterVec,
     contradictions: IntCounter,
-    tokens: IntCounter,
     offset_gap_records: IntCounter,
+    bundle_loads: IntCounterVec,
+    bundle: IntGaugeVec,
+    bundle_loaded_at: Gauge,
+    last_sample_seconds: Histogram,
+    heartbeat: GaugeVec,
+    requests: RequestMetrics,
+    /// Levels of the consumers of both segment topics.
+    pub kafka: KafkaMetrics,
+}
+
+/// What vLLM exports of an engine, under its names.
+#[derive(Clone)]
+struct RequestMetrics {
     waiting: IntGauge,
     running: IntGauge,
+    finished: IntCounterVec,
+    prompt_tokens: IntCounter,
+    generation_tokens: IntCounter,
     batch_size: Histogram,
-    queue_seconds: Histogram,
     infer_seconds: Histogram,
-    last_sample_to_draft_seconds: Histogram,
+    queue_seconds: Histogram,
+    prefill_seconds: Histogram,
+    first_token_seconds: Histogram,
+    inter_token_seconds: Histogram,
+    decode_seconds: Histogram,
+    end_to_end_seconds: Histogram,
+}
+
+impl RequestMetrics {
+    fn new(meter: Meter<'_>) -> Result<Self, Error> {
+        let seconds = |name: &str, help: &str| meter.histogram(name, help, &SECONDS);
+        Ok(Self {
+            waiting: meter.gauge("num_requests_waiting", "Segments that wait for a batch.")?,
+            running: meter.gauge(
+                "num_requests_running",
+                "Segments in a batch on its way through the device to the broker.",
+            )?,
+            finished: meter.counters(
+                "request_success_total",
+                "Texts written, fit or not, by why they ended.",
+                ("finished_reason", &[Finish::Stop, Finish::Length].map(finish_name)),
+            )?,
+            prompt_tokens: meter.counter("prompt_tokens_total", "Tokens of prompts.")?,
+            generation_tokens: meter.counter("generation_tokens_total", "Tokens written.")?,
+            batch_size: meter.histogram("batch_size", "Segments a batch.", &SIZES)?,
+            infer_seconds: seconds("infer_seconds", "Time of the device for a batch.")?,
+            queue_seconds: seconds(
+                "request_queue_time_seconds",
+                "From the receipt of a segment to the start of its batch.",
+            )?,
+            prefill_seconds: seconds(
+                "request_prefill_time_seconds",
+                "From the start of its batch to a text's first token: encoder, prefix, prompt.",
+            )?,
+            first_token_seconds: seconds(
+                "time_to_first_token_seconds",
+                "From the receipt of a segment to its text's first token.",
+            )?,
+            inter_token_seconds: meter.histogram(
+                "inter_token_latency_seconds",
+                "Between two tokens of a text.",
+                &TOKEN_SECONDS,
+            )?,
+            decode_seconds: seconds("request_decode_time_seconds", "From a text's first token to its last.")?,
+            end_to_end_seconds: seconds(
+                "e2e_request_latency_seconds",
+                "From the receipt of a segment to the broker's receipt of its draft.",
+            )?,
+        })
+    }
 }
 
 impl Metrics {
@@ -39,59 +115,53 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is registered already.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let make = Maker { registry };
-        let finishes = [Finish::Stop, Finish::Length].map(finish_name);
-        let seconds = exponential_buckets(0.005, 2.0, 15)?;
-        let sizes = exponential_buckets(1.0, 2.0, 8)?;
+    pub fn new(registry: &Registry) -> Result<Self, Error> {
+        let meter = Meter::new(registry, "node");
+        let abstentions: Vec<&'static str> = Abstain::names().collect();
         Ok(Self {
-            received: make.counter("segments_received_total", "Records read from the segment topics.")?,
-            duplicates: make.counter("segments_duplicate_total", "Segments that were drafted already.")?,
-            dead_letters: make.counters(
+            received: meter.counter("segments_received_total", "Records read from the segment topics.")?,
+            duplicates: meter.counter("segments_duplicate_total", "Segments that were drafted already.")?,
+            dead_letters: meter.counters(
                 "dead_letters_total",
                 "Records that went to the dead letters.",
-                "reason",
-                &mut REFUSALS.into_iter(),
+                ("reason", &REFUSALS),
             )?,
-            drafts: make.counter("drafts_total", "Drafts acknowledged, with a text or without.")?,
-            abstained: make.counters(
+            drafts: meter.counter("drafts_total", "Drafts acknowledged, with a text or without.")?,
+            abstained: meter.counters(
                 "drafts_abstained_total",
                 "Drafts without a text.",
-                "reason",
-                &mut Abstain::names(),
+                ("reason", &abstentions),
             )?,
-            finished: make.counters(
-                "texts_finished_total",
-                "Texts written.",
-                "reason",
-                &mut finishes.into_iter(),
-            )?,
-            contradictions: make.counter(
+            contradictions: meter.counter(
                 "contradictions_total",
                 "Statements of texts that disagree with the measurements.",
             )?,
-            tokens: make.counter("generation_tokens_total", "Tokens written.")?,
-            offset_gap_records: make.counter(
+            offset_gap_records: meter.counter(
                 "offset_gap_records_total",
                 "Records that the broker dropped before they were read.",
             )?,
-            waiting: make.gauge("segments_waiting", "Segments that wait for a batch.")?,
-            running: make.gauge(
-                "segments_running",
-                "Segments in a batch on its way through the device to the broker.",
+            bundle_loads: meter.counters(
+                "bundle_loads_total",
+                "Bundles and adapters that were to be served, by fate; a refused one leaves the served one in place.",
+                ("outcome", &LOADS),
             )?,
-            batch_size: make.histogram("batch_segments", "Segments a batch.", sizes)?,
-            queue_seconds: make.histogram(
-                "queue_seconds",
-                "From the receipt of a segment to the start of its batch.",
-                seconds.clone(),
+            bundle: meter.gauges("bundle_info", "Bundle that is served; always 1.", ("bundle", &[]))?,
+            bundle_loaded_at: meter.time(
+                "bundle_load_timestamp_seconds",
+                "When the bundle that is served was loaded, seconds since the Unix epoch.",
             )?,
-            infer_seconds: make.histogram("infer_seconds", "Time of the device for a batch.", seconds.clone())?,
-            last_sample_to_draft_seconds: make.histogram(
+            last_sample_seconds: meter.histogram(
                 "last_sample_to_draft_seconds",
                 "From a segment's last packet at the gateway to its draft.",
-                seconds,
+                &SECONDS,
             )?,
+            heartbeat: meter.times(
+                "heartbeat_timestamp_seconds",
+                "When the last heartbeat seen here was inserted, seconds since the Unix epoch; 0 before the first.",
+                ("stage", &STAGES),
+            )?,
+            requests: RequestMetrics::new(meter)?,
+            kafka: KafkaMetrics::new(meter, &[topic::SEGMENTS_STAT, topic::SEGMENTS])?,
         })
     }
 
@@ -112,31 +182,70 @@ impl Metrics {
     }
 
     pub(crate) fn set_levels(&self, waiting: usize, open: usize) {
-        self.waiting.set(waiting as i64);
-        self.running.set(open.saturating_sub(waiting) as i64);
+        self.requests.waiting.set(waiting as i64);
+        self.requests.running.set(open.saturating_sub(waiting) as i64);
     }
 
-    pub(crate) fn batch_done(&self, segments: usize, took: std::time::Duration) {
-        self.batch_size.observe(segments as f64);
-        self.infer_seconds.observe(took.as_secs_f64());
+    /// The bundle of this id is served from now on, and no other.
+    pub fn bundle_loaded(&self, id: &str) {
+        self.bundle.reset();
+        self.bundle.with_label_values(&[id]).set(1);
+        self.bundle_loaded_at.set(now_seconds());
+        self.bundle_loads.with_label_values(&["loaded"]).inc();
     }
 
-    /// A draft was acknowledged.
-    pub(crate) fn draft_delivered(&self, draft: &DraftReport) {
-        self.drafts.inc();
-        self.contradictions.inc_by(draft.contradictions.len() as u64);
-        self.queue_seconds.observe(draft.latencies_ms.queue / 1000.0);
-        self.last_sample_to_draft_seconds
-            .observe(draft.latencies_ms.last_sample_to_draft / 1000.0);
-        if let Some(reason) = &draft.abstain {
-            self.abstained.with_label_values(&[reason]).inc();
+    /// A bundle or adapter was refused; what was served before is served on.
+    pub fn bundle_refused(&self) {
+        self.bundle_loads.with_label_values(&["refused"]).inc();
+    }
+
+    /// A record was a segment.
+    pub(crate) fn segment_decoded(&self, segment: &Segment) {
+        if segment.stream_id == HEARTBEAT_STREAM {
+            let inserted = segment.last_gateway_time_us as f64 / 1e6;
+            self.heartbeat.with_label_values(&["segment"]).set(inserted);
         }
     }
 
-    /// The model has written a text, fit or not.
-    pub(crate) fn text_written(&self, finish: Finish, tokens: u32) {
-        self.finished.with_label_values(&[finish_name(finish)]).inc();
-        self.tokens.inc_by(tokens.into());
+    pub(crate) fn batch_done(&self, segments: usize, took: Duration) {
+        self.requests.batch_size.observe(segments as f64);
+        self.requests.infer_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The model has written a text, fit or not, about a segment that waited `queue` for its batch.
+    pub(crate) fn text_written(&self, text: &DraftText, queue: Duration) {
+        let requests = &self.requests;
+        requests.finished.with_label_values(&[finish_name(text.finish)]).inc();
+        requests.prompt_tokens.inc_by(text.prompt_tokens.into());
+        requests.generation_tokens.inc_by(text.tokens.into());
+        // a batch goes on until its longest text has ended, so steps past a text's own tokens are not its own
+        let own = text.steps.iter().take(text.tokens.max(1) as usize);
+        let (Some(first), Some(last)) = (own.clone().next(), own.clone().next_back()) else {
+            return;
+        };
+        requests.prefill_seconds.observe(first.as_secs_f64());
+        requests.first_token_seconds.observe((queue + *first).as_secs_f64());
+        requests.decode_seconds.observe((*last - *first).as_secs_f64());
+        for (earlier, later) in own.clone().zip(own.skip(1)) {
+            requests.inter_token_seconds.observe((*later - *earlier).as_secs_f64());
+        }
+    }
+
+    /// A draft was acknowledged, `took` after its segment came.
+    pub(crate) fn draft_delivered(&self, draft: &DraftReport, took: Duration) {
+        self.drafts.inc();
+        self.contradictions.inc_by(draft.contradictions.len() as u64);
+        self.requests.queue_seconds.observe(draft.latencies_ms.queue / 1000.0);
+        self.requests.end_to_end_seconds.observe(took.as_secs_f64());
+        let last_sample_to_draft = draft.latencies_ms.last_sample_to_draft / 1000.0;
+        self.last_sample_seconds.observe(last_sample_to_draft);
+        if draft.stream_id == HEARTBEAT_STREAM && draft.text.is_some() {
+            let inserted = now_seconds() - last_sample_to_draft;
+            self.heartbeat.with_label_values(&["draft"]).set(inserted);
+        }
+        if let Some(reason) = &draft.abstain {
+            self.abstained.with_label_values(&[reason]).inc();
+        }
     }
 
     /// The counts so far.
@@ -152,55 +261,12 @@ impl Metrics {
             drafts: self.drafts.get(),
             abstained: by(&self.abstained, &mut Abstain::names()),
             contradictions: self.contradictions.get(),
-            tokens: self.tokens.get(),
-            batches: self.batch_size.get_sample_count(),
-            infer_seconds: self.infer_seconds.get_sample_sum(),
+            tokens: self.requests.generation_tokens.get(),
+            batches: self.requests.batch_size.get_sample_count(),
+            infer_seconds: self.requests.infer_seconds.get_sample_sum(),
             offset_gap_records: self.offset_gap_records.get(),
         }
     }
-}
-
-/// Makes and registers metrics of one prefix.
-struct Maker<'a> {
-    registry: &'a Registry,
-}
-
-impl Maker<'_> {
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        let counter = IntCounter::new(full(name), help)?;
-        self.registry.register(Box::new(counter.clone()))?;
-        Ok(counter)
-    }
-
-    /// A counter for each value of a label.
-    fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: &mut dyn Iterator<Item = &'static str>,
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        let counters = IntCounterVec::new(Opts::new(full(name), help), &[label])?;
-        values.for_each(|value| drop(counters.with_label_values(&[value])));
-        self.registry.register(Box::new(counters.clone()))?;
-        Ok(counters)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        let gauge = IntGauge::new(full(name), help)?;
-        self.registry.register(Box::new(gauge.clone()))?;
-        Ok(gauge)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Result<Histogram, prometheus::Error> {
-        let histogram = Histogram::with_opts(HistogramOpts::new(full(name), help).buckets(buckets))?;
-        self.registry.register(Box::new(histogram.clone()))?;
-        Ok(histogram)
-    }
-}
-
-fn full(name: &str) -> String {
-    format!("meit_node_{name}")
 }
 
 /// What a node did; label values that were not counted are left out.
@@ -231,6 +297,7 @@ pub struct NodeSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::text;
 
     #[test]
     fn every_label_value_is_exported_from_the_start() {
@@ -242,11 +309,31 @@ mod tests {
         for line in [
             "meit_node_drafts_abstained_total{reason=\"text_looping\"} 0",
             "meit_node_dead_letters_total{reason=\"schema\"} 0",
-            "meit_node_texts_finished_total{reason=\"length\"} 0",
+            "meit_node_request_success_total{finished_reason=\"length\"} 0",
             "meit_node_infer_seconds_count 0",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
         assert!(Metrics::new(&registry).is_err());
+    }
+
+    #[test]
+    fn steps_of_a_batch_that_goes_on_past_a_text_are_not_the_texts_own() {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let text = DraftText {
+            steps: [300, 320, 350, 900].map(Duration::from_millis).to_vec(),
+            ..text("sinus rhythm today")
+        };
+        metrics.text_written(&text, Duration::from_millis(50));
+        let requests = &metrics.requests;
+        let sums = [
+            &requests.prefill_seconds,
+            &requests.first_token_seconds,
+            &requests.decode_seconds,
+        ];
+        let milliseconds = sums.map(|histogram| (histogram.get_sample_sum() * 1000.0).round());
+        assert_eq!(milliseconds, [300.0, 350.0, 50.0]);
+        assert_eq!(requests.inter_token_seconds.get_sample_count(), 2);
+        assert_eq!((requests.generation_tokens.get(), requests.prompt_tokens.get()), (3, 9));
     }
 }

@@ -62,6 +62,8 @@ pub(crate) fn text(words: &str) -> DraftText {
     DraftText {
         text: words.to_owned(),
         tokens: words.split_whitespace().count() as u32,
+        prompt_tokens: 9,
+        steps: vec![],
         logprob_mean: -0.5,
         logprob_min: -2.0,
         finish: Finish::Stop,

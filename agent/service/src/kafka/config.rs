@@ -13,6 +13,8 @@ use crate::settings::{OutOfBounds, within};
 const PREFETCH_KBYTES: &str = "16384";
 /// A topic that is created after a consumer subscribed is seen within this time.
 const METADATA_REFRESH_MS: &str = "10000";
+/// Time between two reports of the lag.
+const STATISTICS_MS: &str = "1000";
 
 /// Section `kafka`; comments and defaults are in config/default.toml.
 #[derive(Clone, Debug, Deserialize)]
@@ -119,7 +121,8 @@ impl KafkaSettings {
             .set("heartbeat.interval.ms", self.heartbeat_ms.to_string())
             .set("fetch.wait.max.ms", self.fetch_wait_ms.to_string())
             .set("queued.max.messages.kbytes", PREFETCH_KBYTES)
-            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
+            .set("statistics.interval.ms", STATISTICS_MS);
         config
     }
 

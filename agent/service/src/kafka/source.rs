@@ -20,10 +20,12 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc;
 
+use super::lag::{Lag, LagTable};
 use super::{KafkaSettings, Logging};
 use poll::Poller;
 
@@ -170,6 +172,11 @@ impl Source {
         self.flags.paused.load(Ordering::Relaxed)
     }
 
+    /// How far this consumer is behind, as of the last second.
+    pub fn lag(&self) -> Lag {
+        self.consumer.context().lag.now()
+    }
+
     /// Ends polling, commits the stored floors and leaves the group.
     ///
     /// # Errors
@@ -205,6 +212,7 @@ impl Drop for Source {
 #[derive(Default)]
 struct Rebalances {
     noted: Mutex<VecDeque<Change>>,
+    lag: LagTable,
 }
 
 enum Change {
@@ -232,6 +240,10 @@ impl ClientContext for Rebalances {
 
     fn error(&self, error: KafkaError, reason: &str) {
         Logging.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.lag.statistics(&statistics);
     }
 }
 

@@ -76,6 +76,8 @@ impl Poller {
     }
 
     fn take_record(&mut self, record: Record) {
+        let lag = &self.consumer.context().lag;
+        lag.read(&record.topic, record.partition, record.timestamp_ms);
         let partition = (Arc::clone(&record.topic), record.partition);
         let expected = self.expected.insert(partition, record.offset + 1);
         if let Some(expected) = expected.filter(|&expected| self.is_gap(&record, expected)) {
@@ -103,6 +105,10 @@ impl Poller {
 
     fn take_changes(&mut self) {
         for change in self.consumer.context().take() {
+            let (Change::Assigned(moved) | Change::Revoked(moved)) = &change;
+            let moved = moved.elements();
+            let moved = moved.iter().map(|element| (element.topic(), element.partition()));
+            self.consumer.context().lag.rebalanced(moved);
             match change {
                 Change::Assigned(partitions) => self.take_assigned(partitions),
                 Change::Revoked(partitions) => {

@@ -1,0 +1,185 @@
+//! How far a consumer is behind: in records, and in seconds.
+//!
+//! Place: inside of a source; fed by librdkafka's statistics, by the poll thread and by rebalances, read by metrics.
+//! Invariant: only partitions that are held count. Seconds are the age of the last record read where unread ones wait, which
+//! bounds from above how long the oldest unread record has waited; where nothing waits they are 0.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rdkafka::statistics::{Partition, Statistics};
+
+/// librdkafka's fetch state of a partition that is held and read.
+const HELD: &str = "active";
+
+/// How far a consumer is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lag {
+    /// Unread records of all partitions held.
+    pub messages: i64,
+    /// Age of the last record read of the partition that is furthest behind.
+    pub seconds: f64,
+    /// Times that partitions came or went.
+    pub rebalances: u64,
+}
+
+/// What is known of the partitions, by topic and number.
+#[derive(Default)]
+pub(super) struct LagTable {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    unread: HashMap<(String, i32), i64>,
+    read_ms: HashMap<(String, i32), i64>,
+    rebalances: u64,
+}
+
+impl LagTable {
+    /// The broker's high watermarks, as of the last fetches.
+    pub(super) fn statistics(&self, statistics: &Statistics) {
+        let mut inner = self.lock();
+        inner.unread.clear();
+        for (topic, of_topic) in &statistics.topics {
+            for (&partition, state) in of_topic
+                .partitions
+                .iter()
+                .filter(|(_, state)| state.fetch_state == HELD)
+            {
+                inner.unread.insert((topic.clone(), partition), unread(state));
+            }
+        }
+    }
+
+    /// A record was polled.
+    pub(super) fn read(&self, topic: &str, partition: i32, timestamp_ms: Option<i64>) {
+        let Some(timestamp_ms) = timestamp_ms else { return };
+        let mut inner = self.lock();
+        // the key is allocated once a partition
+        match inner
+            .read_ms
+            .iter_mut()
+            .find(|((name, number), _)| *number == partition && name == topic)
+        {
+            Some((_, last)) => *last = timestamp_ms,
+            None => drop(inner.read_ms.insert((topic.to_owned(), partition), timestamp_ms)),
+        }
+    }
+
+    /// Partitions came or went; what was read of them before says nothing any more.
+    pub(super) fn rebalanced<'a>(&self, partitions: impl Iterator<Item = (&'a str, i32)>) {
+        let mut inner = self.lock();
+        inner.rebalances += 1;
+        for (topic, partition) in partitions {
+            let key = (topic.to_owned(), partition);
+            inner.unread.remove(&key);
+            inner.read_ms.remove(&key);
+        }
+    }
+
+    /// The lag now.
+    pub(super) fn now(&self) -> Lag {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.at(since_epoch.as_millis() as i64)
+    }
+
+    fn at(&self, now_ms: i64) -> Lag {
+        let inner = self.lock();
+        let waiting = inner.unread.iter().filter(|(_, unread)| **unread > 0);
+        let ages = waiting.filter_map(|(partition, _)| Some(now_ms - inner.read_ms.get(partition)?));
+        Lag {
+            messages: inner.unread.values().sum(),
+            seconds: ages.max().unwrap_or(0).max(0) as f64 / 1000.0,
+            rebalances: inner.rebalances,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// Records of a partition that this consumer may read and has not. librdkafka's own `consumer_lag` counts from the committed
+/// offset, which trails by what is under way.
+fn unread(state: &Partition) -> i64 {
+    // the last stable offset is the end for a reader of committed records; negative where it is not known yet
+    let end = if state.ls_offset >= 0 {
+        state.ls_offset
+    } else {
+        state.hi_offset
+    };
+    let places = [state.app_offset, state.committed_offset, state.lo_offset];
+    let next = places.into_iter().find(|offset| *offset >= 0);
+    next.map_or(0, |next| (end - next).max(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Statistics of one topic with so many unread records a partition; negative where a partition is not held.
+    fn statistics(unread: &[(i32, i64)]) -> Statistics {
+        let mut statistics = Statistics::default();
+        let topic = statistics.topics.entry("t".to_owned()).or_default();
+        for &(number, unread) in unread {
+            let state = topic.partitions.entry(number).or_default();
+            state.fetch_state = if unread < 0 { "none" } else { HELD }.to_owned();
+            (state.app_offset, state.ls_offset, state.hi_offset) = (100, 100 + unread, 999);
+        }
+        statistics
+    }
+
+    #[test]
+    fn seconds_count_only_where_records_wait() {
+        let table = LagTable::default();
+        table.read("t", 0, Some(1_000));
+        table.read("t", 1, Some(4_000));
+        table.statistics(&statistics(&[(0, 0), (1, 3), (2, -1)]));
+        assert_eq!((table.at(9_000).messages, table.at(9_000).seconds), (3, 5.0));
+        table.read("t", 1, Some(8_500));
+        assert_eq!(table.at(9_000).seconds, 0.5);
+        table.statistics(&statistics(&[(0, 0), (1, 0)]));
+        assert_eq!(table.at(99_000), Lag::default());
+    }
+
+    #[test]
+    fn unread_records_count_from_the_last_read_one_or_where_reading_will_begin() {
+        let state = |app_offset, committed_offset, ls_offset| Partition {
+            app_offset,
+            committed_offset,
+            ls_offset,
+            lo_offset: 2,
+            hi_offset: 50,
+            ..Partition::default()
+        };
+        for (state, expected) in [
+            (state(40, 10, 45), 5),
+            (state(-1001, 10, 45), 35),
+            (state(-1001, -1001, 45), 43),
+            (state(40, 10, -1001), 10),
+            (state(60, 10, 45), 0),
+        ] {
+            assert_eq!(unread(&state), expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_partition_that_went_counts_no_more() {
+        let table = LagTable::default();
+        table.read("t", 0, Some(1_000));
+        table.statistics(&statistics(&[(0, 5)]));
+        table.rebalanced([("t", 0)].into_iter());
+        let lag = table.at(2_000);
+        assert_eq!((lag.messages, lag.seconds, lag.rebalances), (0, 0.0, 1));
+    }
+
+    #[test]
+    fn a_clock_behind_the_brokers_gives_no_negative_lag() {
+        let table = LagTable::default();
+        table.read("t", 0, Some(5_000));
+        table.statistics(&statistics(&[(0, 1)]));
+        assert_eq!(table.at(4_000).seconds, 0.0);
+    }
+}
