@@ -8,6 +8,7 @@
 mod adapters;
 mod decoders;
 mod fusion;
+mod dashboards;
 mod golden;
 mod gradient;
 mod lora;

@@ -5,8 +5,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use prometheus::Registry;
-
 use crate::rig::root;
 
 const FOLDERS: [&str; 5] = ["agent", "model", "pipeline", "deploy", "tests"];
@@ -56,7 +54,7 @@ const NEVER: [(&str, &[&str]); 3] = [
 ];
 
 /// Files under a folder of the repository with an extension, sorted; none when the folder is missing.
-fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+pub fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
@@ -76,7 +74,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -156,31 +154,4 @@ fn every_setting_has_a_comment_above_it() {
         .map(|(_, line)| *line)
         .collect();
     assert!(bare.is_empty(), "no comment above {bare:#?}");
-}
-
-/// Names of every series that agent, node and bedside export.
-fn series() -> BTreeSet<String> {
-    let registry = Registry::new();
-    let _agent = agent::metrics::Metrics::new(&registry).unwrap();
-    let _node = node::metrics::Metrics::new(&registry).unwrap();
-    let _bedside = bedside::metrics::Metrics::new(&registry).unwrap();
-    let mut names = BTreeSet::new();
-    for family in registry.gather() {
-        let name = family.name();
-        names.extend(["", "_bucket", "_sum", "_count"].map(|suffix| format!("{name}{suffix}")));
-    }
-    names
-}
-
-#[test]
-fn dashboards_ask_only_for_metrics_that_exist() {
-    let series = series();
-    assert!(series.contains("meit_agent_packets_received_total"));
-    for path in files("dashboards", "json") {
-        let text = text(&path);
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let names = text.split(|c| !is_name(c)).filter(|word| word.starts_with("meit_"));
-        let unknown: BTreeSet<&str> = names.filter(|name| !series.contains(*name)).collect();
-        assert!(unknown.is_empty(), "{} asks for {unknown:?}", path.display());
-    }
 }
