@@ -9,6 +9,7 @@ mod adapters;
 mod decoders;
 mod fusion;
 mod dashboards;
+mod deploy;
 mod golden;
 mod gradient;
 mod lora;
