@@ -215,12 +215,7 @@ impl Drafting {
     }
 
     /// One batch for each length of prompt, so that no row is padded.
-    fn draft_together(
-        &self,
-        rows: Vec<Row>,
-        options: &DecodeOptions,
-        step_done: StepDone<'_>,
-    ) -> Result<Vec<Drafted>> {
+    fn draft_together(&self, rows: Vec<Row>, options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
         let mut by_length: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
         for row in rows {
             by_length.entry(row.prompt.len()).or_default().push(row);

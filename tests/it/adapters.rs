@@ -63,7 +63,10 @@ fn texts(bundle: &Bundle, adapters: &[Option<&Adapter>]) -> Vec<String> {
         tokens_max: 24,
         ..DecodeOptions::default()
     };
-    let drafts = bundle.drafting().draft_with(&ecgs(), adapters, &options).unwrap();
+    let drafts = bundle
+        .drafting()
+        .draft_with(&ecgs(), adapters, &options, &|_| {})
+        .unwrap();
     drafts.into_iter().map(|draft| draft.text).collect()
 }
 

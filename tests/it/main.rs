@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used)] // every function here is part of a test
 
 mod adapters;
-mod decoders;
-mod fusion;
 mod dashboards;
+mod decoders;
 mod deploy;
+mod fusion;
 mod golden;
 mod gradient;
 mod lora;

@@ -372,7 +372,7 @@ mod tests {
         let frames = on_all_leads(&beat_train(72.0).0);
         let (mut readable, peaks) = ([true; LEADS], beat_train(72.0).1);
         readable[4] = false;
-        let m = measure(&frames, &readable, &peaks, &[peaks.clone()]).0;
+        let m = measure(&frames, &readable, &peaks, std::slice::from_ref(&peaks)).0;
         assert_eq!(m.leads[4], LeadAmplitudes::default());
         assert!(m.leads[5].r_mv.is_some());
     }

@@ -47,17 +47,13 @@ pub fn frames(context: &Context, config: &DspConfig, scratch: &mut Scratch, fram
         let limb = 0..Lead::AVF.index() + 1;
         mend(context, config, limb, length, scratch);
     }
-    for lead in Lead::V1.index()..LEADS {
-        if !plain[lead] {
+    for (lead, plain) in plain.iter().enumerate().skip(Lead::V1.index()) {
+        if !plain {
             mend(context, config, lead..lead + 1, length, scratch);
         }
     }
-    for lead in 0..LEADS {
-        let mended = if lead <= Lead::AVF.index() {
-            !limb_plain
-        } else {
-            !plain[lead]
-        };
+    for (lead, plain) in plain.into_iter().enumerate() {
+        let mended = if lead <= Lead::AVF.index() { !limb_plain } else { !plain };
         if mended {
             let drawn = bridge(&mut scratch.leads[lead], &inside);
             (repairs.gap_samples[lead], repairs.drawn[lead]) = drawn;
@@ -161,8 +157,8 @@ wide! {
         let limit = limit_uv / 2.0;
         let mut odd = 0u32;
         for pair in samples.windows(2) {
-            // NaN and infinity compare false
-            odd |= u32::from(!((pair[1] - pair[0]).abs() <= limit));
+            let step = (pair[1] - pair[0]).abs();
+            odd |= u32::from(step > limit || step.is_nan());
         }
         odd == 0 && samples.first().is_none_or(|v| v.is_finite())
     }
@@ -226,8 +222,7 @@ mod tests {
         let clean = context(72.0, 10.0);
         let (out, repairs) = repaired(&clean);
         assert_eq!(repairs, Repairs::default());
-        for lead in 0..LEADS {
-            let x = &clean.samples_uv[lead];
+        for (lead, x) in clean.samples_uv.iter().enumerate() {
             assert_eq!(out[WINDOW.start + 77][lead], x[77]);
             assert_eq!(out[WINDOW.start - 9][lead], 2.0 * x[0] - x[9]);
             assert_eq!(out[WINDOW.end - 1 + 9][lead], 2.0 * x[4999] - x[4990]);

@@ -268,8 +268,8 @@ wide! {
                 }
                 phase.count += 1.0;
             }
-            for l in 0..LEADS {
-                phase.noise[l] += f64::from(noise[l]);
+            for (sum, noise) in phase.noise.iter_mut().zip(noise) {
+                *sum += f64::from(noise);
             }
             start = end;
         }
