@@ -9,8 +9,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
-/// Stages that are told apart.
-pub const STAGES: [&str; 3] = ["train", "evaluate", "night"];
+/// Commands that are told apart; `run` is the whole nightly job.
+pub const STAGES: [&str; 3] = ["train", "evaluate", "run"];
 
 const SUCCESS_TIME: &str = "meit_pipeline_last_success_timestamp_seconds";
 const SUCCESS: &str = "meit_pipeline_last_run_success";

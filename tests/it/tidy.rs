@@ -155,3 +155,47 @@ fn every_setting_has_a_comment_above_it() {
         .collect();
     assert!(bare.is_empty(), "no comment above {bare:#?}");
 }
+
+/// Headings of a document as its links name them: lower case, words joined by hyphens.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| {
+        let words = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        words
+            .chars()
+            .filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c))
+            .collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_of_a_document_leads_somewhere() {
+    let mut documents = files("docs", "md");
+    documents.extend(["README.md", "ARCHITECTURE.md"].map(|name| root().join(name)));
+    let mut links = 0;
+    for path in documents {
+        let document = text(&path);
+        for link in document.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.with_file_name(file)
+            };
+            assert!(target.exists(), "{}: {link} leads nowhere", path.display());
+            let found = anchor.is_empty() || anchors(&text(&target)).contains(anchor);
+            assert!(
+                found,
+                "{}: {} has no heading {anchor}",
+                path.display(),
+                target.display()
+            );
+            links += 1;
+        }
+    }
+    assert!(links > 10, "only {links} links were found");
+}
