@@ -181,7 +181,7 @@ fn prometheus_scrapes_the_ports_that_the_processes_listen_at() {
     let defaults: toml::Table = service::settings::DEFAULTS.parse().unwrap();
     for targets in ["deploy/prometheus/targets.yml", "deploy/docker/targets.yml"] {
         let targets = text(&root().join(targets));
-        for process in ["agent", "node"] {
+        for process in ["agent", "node", "bedside"] {
             let address = defaults[process]["metrics_address"].as_str().unwrap();
             let (_, port) = address.rsplit_once(':').unwrap();
             let line = targets
