@@ -2,6 +2,9 @@
 //!
 //! MEIT_GOLDEN_DIR names another directory of the same layout; every size is read from config.json or from the tensors.
 
+mod decoders;
+mod lora;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

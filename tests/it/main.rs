@@ -7,12 +7,10 @@
 
 mod adapters;
 mod dashboards;
-mod decoders;
 mod deploy;
 mod fusion;
 mod golden;
 mod gradient;
-mod lora;
 mod node;
 mod rig;
 mod stream;

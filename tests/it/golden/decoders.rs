@@ -15,7 +15,7 @@ use model::mode::Mode;
 use model::prefix::EcgPrefix;
 use model::weights::Weights;
 
-use crate::golden::{LOGITS_ERROR_MAX, directories, error_max, tensor};
+use super::{LOGITS_ERROR_MAX, directories, error_max, tensor};
 
 pub struct Golden {
     pub name: String,

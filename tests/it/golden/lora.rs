@@ -17,7 +17,7 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::golden::{LOGITS_ERROR_MAX, directories, error_max, largest, tensor};
+use super::{LOGITS_ERROR_MAX, directories, error_max, largest, tensor};
 
 /// torch's and candle's sums differ in their order.
 const LOSS_ERROR_MAX: f32 = 1e-4;
