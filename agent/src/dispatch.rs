@@ -1,148 +1,245 @@
-//! Finished segments to their topics, refused records to the dead letters.
+//! Windows in analysis, and what is ready for the broker.
 //!
-//! Place: last step of the agent; what is delivered here lets the commit floor move.
-//! Invariant: windows are dispatched in the order in which they closed, and a window holds back its records
-//! ([`Holds`]) until the broker has its segment.
+//! Place: last step of the agent before `service::kafka::commit`; what is committed here lets the commit floor move.
+//! Invariant: segments leave in the order in which their windows closed, and a window holds back its records until its
+//! segment is in a batch; the floor of that batch may lie behind it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
+use ecg::LEADS;
+use ecg::dsp::DspConfig;
 use ecg::packet::PacketError;
 use ecg::report::RejectRecord;
-use ecg::segment::Segment;
+use ecg::segment::{Decision, Reason, Segment};
 use ecg::topic;
-use service::kafka::sink::Sink;
-use service::kafka::source::Record;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use prometheus::Histogram;
+use service::kafka::commit::Output;
+use service::kafka::source::{Owner, Record};
+use tokio::task::{JoinError, JoinHandle};
 
-use crate::metrics::Metrics;
+use crate::marks::Marks;
 use crate::route::{Route, route};
+use crate::windows::Closed;
+
+/// What is left of a segment once it is encoded.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub stream_id: String,
+    pub boot_id: u64,
+    pub start_sample: i64,
+    pub decision: Decision,
+    pub reasons: Vec<Reason>,
+    /// Signal-to-noise ratios of the leads, decibels, standard order; none where unknown.
+    pub snr_db: [Option<f32>; LEADS],
+    pub last_gateway_time_us: i64,
+    pub route: Route,
+    payload: Vec<u8>,
+}
+
+impl Made {
+    pub(crate) fn of(segment: &Segment) -> anyhow::Result<Self> {
+        let way = route(segment);
+        let payload = match way {
+            Route::Stat | Route::Routine => segment.encode(),
+            Route::Reject => serde_json::to_vec(&RejectRecord::of(segment)).context("encode reject record")?,
+        };
+        Ok(Self {
+            stream_id: segment.stream_id.clone(),
+            boot_id: segment.boot_id,
+            start_sample: segment.start_sample,
+            decision: segment.decision,
+            reasons: segment.reasons.clone(),
+            snr_db: segment.quality.each_ref().map(|lead| lead.snr_db),
+            last_gateway_time_us: segment.last_gateway_time_us,
+            route: way,
+            payload,
+        })
+    }
+}
 
 /// A window in analysis.
-pub(crate) struct Job {
-    pub partition: i32,
+struct Job {
+    owner: Owner,
     /// First offset that the window needs.
+    tag: u64,
+    made: JoinHandle<anyhow::Result<Made>>,
+}
+
+/// Windows in analysis, in the order in which they closed.
+pub(crate) struct Analyses {
+    dsp: Arc<DspConfig>,
+    seconds: Histogram,
+    jobs: VecDeque<Job>,
+    /// Records that they hold back.
+    held: BTreeMap<(i32, u64), usize>,
+    most: usize,
+}
+
+/// The oldest window, analysed; an error when the analysis panicked.
+pub(crate) struct Analysed {
+    pub owner: Owner,
     pub tag: u64,
-    pub segment: JoinHandle<Segment>,
+    pub made: Result<anyhow::Result<Made>, JoinError>,
 }
 
-/// Records that windows in analysis or on their way to the broker hold back.
-#[derive(Clone, Default)]
-pub(crate) struct Holds {
-    held: Arc<Mutex<BTreeMap<(i32, u64), usize>>>,
-}
-
-impl Holds {
-    /// Holds back `tag` of a partition once more.
-    pub(crate) fn add(&self, partition: i32, tag: u64) {
-        *self.lock().entry((partition, tag)).or_insert(0) += 1;
+impl Analyses {
+    /// At most `most` at once.
+    pub(crate) fn new(dsp: DspConfig, seconds: Histogram, most: usize) -> Self {
+        Self {
+            dsp: Arc::new(dsp),
+            seconds,
+            jobs: VecDeque::new(),
+            held: BTreeMap::new(),
+            most,
+        }
     }
 
-    /// Undoes one [`Holds::add`].
-    pub(crate) fn release(&self, partition: i32, tag: u64) {
-        let mut held = self.lock();
-        if let Some(count) = held.get_mut(&(partition, tag)) {
+    pub(crate) fn is_full(&self) -> bool {
+        self.jobs.len() >= self.most
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Starts the analysis of a window on a thread of its own.
+    pub(crate) fn start(&mut self, owner: Owner, closed: Closed) {
+        *self.held.entry((closed.partition, closed.tag)).or_insert(0) += 1;
+        let (dsp, seconds) = (Arc::clone(&self.dsp), self.seconds.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let _timer = seconds.start_timer();
+            Made::of(&ecg::dsp::analyse(&closed.context, &dsp))
+        });
+        self.jobs.push_back(Job {
+            owner,
+            tag: closed.tag,
+            made,
+        });
+    }
+
+    /// The oldest window when it is analysed; never when there is none. Its records are held back no longer. May be dropped
+    /// before it returns.
+    pub(crate) async fn next(&mut self) -> Analysed {
+        let Some(job) = self.jobs.front_mut() else {
+            return std::future::pending().await;
+        };
+        let made = (&mut job.made).await;
+        let job = self.jobs.pop_front().expect("the front was there a line ago");
+        let held = (job.owner.partition.1, job.tag);
+        if let Some(count) = self.held.get_mut(&held) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&(partition, tag));
+                self.held.remove(&held);
             }
+        }
+        Analysed {
+            owner: job.owner,
+            tag: job.tag,
+            made,
         }
     }
 
     /// First offset of a partition that is held back.
     pub(crate) fn floor(&self, partition: i32) -> Option<u64> {
-        self.lock()
-            .range((partition, 0)..=(partition, u64::MAX))
-            .next()
-            .map(|(&(_, tag), _)| tag)
-    }
-
-    /// Windows that hold something back.
-    pub(crate) fn len(&self) -> usize {
-        self.lock().values().sum()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i32, u64), usize>> {
-        self.held.lock().expect("no code panics while it holds this lock")
+        let held = self.held.range((partition, 0)..=(partition, u64::MAX));
+        held.map(|(&(_, tag), _)| tag).next()
     }
 }
 
-/// Sends each job's segment on its way, until the queue of jobs closes.
-///
-/// # Errors
-/// When the broker does not take a segment within the sink's retries; its records stay uncommitted.
-pub(crate) async fn dispatch(
-    mut jobs: mpsc::Receiver<Job>,
-    sink: Sink,
-    holds: Holds,
-    metrics: Metrics,
-) -> anyhow::Result<()> {
-    while let Some(job) = jobs.recv().await {
-        match job.segment.await {
-            Ok(segment) => deliver(&segment, &sink, &metrics).await?,
-            Err(error) => {
-                // a panic in the analysis would come again after a restart, so the window is given up, counted
-                tracing::error!(%error, partition = job.partition, tag = job.tag, "analysis failed, window given up");
-                metrics.analysis_failed();
-            }
-        }
-        holds.release(job.partition, job.tag);
-    }
-    Ok(())
-}
-
-async fn deliver(segment: &Segment, sink: &Sink, metrics: &Metrics) -> anyhow::Result<()> {
-    let way = route(segment);
-    let payload = match way {
-        Route::Stat | Route::Routine => segment.encode(),
-        Route::Reject => serde_json::to_vec(&RejectRecord::of(segment)).context("encode reject record")?,
+/// The records of one segment, and the mark that goes with it where marks are kept.
+pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>) -> anyhow::Result<Vec<Output>> {
+    let key = Some(made.stream_id.clone().into_bytes());
+    let segment = Output {
+        owner: owner.clone(),
+        topic: made.route.topic(),
+        partition: None,
+        key: key.clone(),
+        payload: std::mem::take(&mut made.payload),
+        headers: vec![],
     };
-    let key = Some(segment.stream_id.as_bytes());
-    sink.send(way.topic(), key, &payload, &[])
-        .await
-        .context("send segment")?;
-    metrics.segment_dispatched(segment, way);
-    Ok(())
+    let Some(marks) = marks else {
+        return Ok(vec![segment]);
+    };
+    let mark = marks.add(&made.stream_id, made.boot_id, made.start_sample, Instant::now());
+    let mark = Output {
+        owner: owner.clone(),
+        topic: topic::AGENT_MARKS,
+        partition: Some(owner.partition.1),
+        key,
+        payload: serde_json::to_vec(mark).context("encode mark")?,
+        headers: vec![],
+    };
+    Ok(vec![segment, mark])
 }
 
-/// Sends a refused record's bytes to the dead letters, with where it came from and why it was refused.
-///
-/// # Errors
-/// When the broker does not take it within the sink's retries.
-pub(crate) async fn dead_letter(record: &Record, error: &PacketError, sink: &Sink) -> anyhow::Result<()> {
-    let (partition, offset) = (record.partition.to_string(), record.offset.to_string());
-    let text = error.to_string();
-    let headers = [
-        ("reason", error.reason().as_str()),
-        ("error", text.as_str()),
-        ("topic", &*record.topic),
-        ("partition", partition.as_str()),
-        ("offset", offset.as_str()),
-    ];
-    sink.send(topic::DEAD_LETTERS, None, &record.payload, &headers)
-        .await
-        .context("send dead letter")
+/// A refused record's bytes for the dead letters, with where it came from and why it was refused.
+pub(crate) fn dead_letter(record: Record, error: &PacketError, owner: &Owner) -> Output {
+    Output {
+        owner: owner.clone(),
+        topic: topic::DEAD_LETTERS,
+        partition: None,
+        key: record.key,
+        payload: record.payload,
+        headers: vec![
+            ("reason", error.reason().as_str().to_owned()),
+            ("error", error.to_string()),
+            ("topic", record.topic.to_string()),
+            ("partition", record.partition.to_string()),
+            ("offset", record.offset.to_string()),
+        ],
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus::HistogramOpts;
+
     use super::*;
+    use crate::testing::{context, segment};
+
+    fn owner(partition: i32) -> Owner {
+        Owner {
+            partition: (topic::WAVEFORMS.into(), partition),
+            epoch: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn windows_leave_in_order_and_hold_their_records_back_until_they_do() {
+        let seconds = Histogram::with_opts(HistogramOpts::new("seconds", "test")).unwrap();
+        let mut analyses = Analyses::new(DspConfig::default(), seconds, 3);
+        for (tag, start_sample) in [(5, 0), (5, 5000), (7, 10_000)] {
+            assert!(!analyses.is_full());
+            let context = context(start_sample);
+            analyses.start(
+                owner(0),
+                Closed {
+                    partition: 0,
+                    tag,
+                    context,
+                },
+            );
+        }
+        assert!(analyses.is_full());
+        for (start_sample, floor) in [(0, Some(5)), (5000, Some(7)), (10_000, None)] {
+            let made = analyses.next().await.made.unwrap().unwrap();
+            assert_eq!((made.start_sample, analyses.floor(0)), (start_sample, floor));
+        }
+        assert_eq!((analyses.floor(1), analyses.len()), (None, 0));
+    }
 
     #[test]
-    fn the_first_held_record_of_a_partition_is_its_floor_until_released_as_often_as_held() {
-        let holds = Holds::default();
-        for (partition, tag) in [(0, 7), (0, 5), (0, 5), (1, 1)] {
-            holds.add(partition, tag);
-        }
-        assert_eq!(
-            (holds.floor(0), holds.floor(1), holds.floor(2), holds.len()),
-            (Some(5), Some(1), None, 4)
-        );
-        holds.release(0, 5);
-        assert_eq!(holds.floor(0), Some(5));
-        holds.release(0, 5);
-        assert_eq!(holds.floor(0), Some(7));
+    fn a_segment_travels_with_its_mark_in_its_own_partition() {
+        let mut made = Made::of(&segment(Decision::Accept, true)).unwrap();
+        let mut marks = Marks::default();
+        let outputs = outputs(&mut made, &owner(3), Some(&mut marks)).unwrap();
+        let way: Vec<_> = outputs.iter().map(|output| (output.topic, output.partition)).collect();
+        assert_eq!(way, [(topic::SEGMENTS_STAT, None), (topic::AGENT_MARKS, Some(3))]);
+        assert!(outputs.iter().all(|output| output.key.as_deref() == Some(b"bed-01")));
+        assert!(marks.has("bed-01", 1, 5000));
+        assert_eq!(outputs[1].payload, br#"{"boots":[[1,5000]]}"#);
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! Place: counted where things happen, in the main loop and in `dispatch`; read by Prometheus and, as [`AgentSummary`], by
 //! `meit demo`.
-//! Invariant: labels come from closed sets; never a patient, stream or segment. Between two records
-//! `packets received = accepted + rejected`, exactly.
+//! Invariant: labels come from closed sets or are partitions; never a patient, stream or segment. Between two records
+//! `packets received = accepted + rejected`, exactly, and for each partition as [`conservation`] has it.
+
+pub mod conservation;
 
 use std::collections::BTreeMap;
 
 use ecg::id::HEARTBEAT_STREAM;
 use ecg::lead::Lead;
 use ecg::packet::{Packet, RejectReason};
-use ecg::segment::{Decision, Reason, Segment};
+use ecg::segment::{Decision, Reason};
 use ecg::topic;
 use ecg::window::{PushOutcome, Skipped};
 use prometheus::{
@@ -18,13 +20,16 @@ use prometheus::{
 };
 use service::telemetry::{KafkaMetrics, Meter, SECONDS, now_seconds};
 
+use crate::dispatch::Made;
 use crate::monitors::Levels;
 use crate::route::Route;
+use conservation::{Conservation, Fate, PartitionCounts};
 
 /// Fates of sample instants.
 const FATES: [&str; 3] = ["fresh", "duplicate", "late"];
-/// Causes for which a window becomes no segment: it reaches out of its stream, no sample came, its analysis panicked.
-const SKIPPED: [&str; 3] = ["partial", "missing", "failed"];
+/// Causes for which a window becomes no segment: it reaches out of its stream, no sample came, its analysis panicked,
+/// it was made before a restart.
+const SKIPPED: [&str; 4] = ["partial", "missing", "failed", "repeated"];
 /// States of a stream; see [`Levels`].
 const STATES: [&str; 3] = ["live", "lead_off", "stalled"];
 /// Where the heartbeat is seen: read as a packet, acknowledged as a segment.
@@ -61,7 +66,10 @@ pub struct Metrics {
 struct PacketMetrics {
     received: IntCounter,
     accepted: IntCounter,
+    late: IntCounter,
     rejected: IntCounterVec,
+    replayed: IntCounter,
+    conservation: Conservation,
     samples: IntCounterVec,
     lead_off: IntCounterVec,
     age_seconds: Histogram,
@@ -69,10 +77,19 @@ struct PacketMetrics {
 }
 
 impl PacketMetrics {
-    fn new(meter: Meter<'_>) -> Result<Self, Error> {
+    fn new(meter: Meter<'_>, conservation: Conservation) -> Result<Self, Error> {
         Ok(Self {
             received: meter.counter("packets_received_total", "Packets read from the waveform topic.")?,
-            accepted: meter.counter("packets_accepted_total", "Packets that went into a window.")?,
+            accepted: meter.counter("packets_accepted_total", "Packets that were not refused.")?,
+            late: meter.counter(
+                "packets_late_total",
+                "Packets among the accepted of which all came too late, or from an earlier boot.",
+            )?,
+            replayed: meter.counter(
+                "packets_replayed_total",
+                "Packets read again after a restart or rebalance to fill windows; not in received.",
+            )?,
+            conservation,
             rejected: meter.counters(
                 "packets_rejected_total",
                 "Packets that went to the dead letters.",
@@ -153,7 +170,7 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Result<Self, Error> {
         let meter = Meter::new(registry, "agent");
         Ok(Self {
-            packets: PacketMetrics::new(meter)?,
+            packets: PacketMetrics::new(meter, Conservation::new(registry)?)?,
             windows: meter.counter("windows_total", "Windows closed and handed to the analysis.")?,
             windows_skipped: meter.counters(
                 "windows_skipped_total",
@@ -206,17 +223,60 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn packet_accepted(&self, outcome: PushOutcome) {
+    /// Segments delivered so far, refused ones included.
+    pub fn segments_delivered(&self) -> u64 {
+        let counts = Decision::ALL
+            .iter()
+            .map(|decision| self.segments.decisions.with_label_values(&[decision.as_str()]).get());
+        counts.sum()
+    }
+
+    /// A packet was taken that had no fate before.
+    pub(crate) fn packet_received(&self, partition: i32) {
         self.packets.received.inc();
+        self.packets.conservation.received(partition);
+    }
+
+    pub(crate) fn packet_accepted(&self, partition: i32, outcome: PushOutcome) {
+        let fate = if outcome.late > 0 && outcome.fresh + outcome.duplicate == 0 {
+            self.packets.late.inc();
+            Fate::Rejected
+        } else {
+            Fate::Accepted
+        };
         self.packets.accepted.inc();
-        for (fate, samples) in FATES.into_iter().zip([outcome.fresh, outcome.duplicate, outcome.late]) {
+        self.packets.conservation.fate(partition, fate);
+        for (fate, samples) in [
+            ("fresh", outcome.fresh),
+            ("duplicate", outcome.duplicate),
+            ("late", outcome.late),
+        ] {
             self.packets.samples.with_label_values(&[fate]).inc_by(samples as u64);
         }
     }
 
-    pub(crate) fn packet_rejected(&self, reason: RejectReason) {
-        self.packets.received.inc();
+    pub(crate) fn packet_rejected(&self, partition: i32, reason: RejectReason) {
         self.packets.rejected.with_label_values(&[reason.as_str()]).inc();
+        self.packets.conservation.fate(partition, Fate::DeadLettered);
+    }
+
+    /// A packet that had its fate before a restart or rebalance was read again.
+    pub(crate) fn packet_replayed(&self) {
+        self.packets.replayed.inc();
+    }
+
+    /// Sets the conservation gauges and says where packets are without a fate.
+    pub(crate) fn check_conservation(&self) {
+        for (partition, counts) in self.packets.conservation.check() {
+            if counts.difference() != 0 {
+                tracing::error!(partition, ?counts, "packets received and packets with a fate differ");
+            }
+        }
+    }
+
+    /// A window closed that was made before.
+    pub(crate) fn window_repeated(&self) {
+        self.windows_skipped.with_label_values(&["repeated"]).inc();
     }
 
     pub(crate) fn windows_closed(&self, windows: usize, skipped: Skipped, evicted: u64) {
@@ -235,8 +295,8 @@ impl Metrics {
     }
 
     /// The broker has the segment.
-    pub(crate) fn segment_dispatched(&self, segment: &Segment, route: Route) {
-        let counts = &self.segments;
+    pub(crate) fn segment_delivered(&self, segment: &Made) {
+        let (counts, route) = (&self.segments, segment.route);
         counts.decisions.with_label_values(&[segment.decision.as_str()]).inc();
         counts.routes.with_label_values(&[route.as_str()]).inc();
         if route == Route::Reject {
@@ -244,12 +304,8 @@ impl Metrics {
                 counts.reasons.with_label_values(&[reason.as_str()]).inc();
             }
         }
-        for (at, snr_db) in segment
-            .quality
-            .iter()
-            .enumerate()
-            .filter_map(|(at, q)| Some((at, q.snr_db?)))
-        {
+        let known = segment.snr_db.iter().enumerate();
+        for (at, snr_db) in known.filter_map(|(at, snr_db)| Some((at, (*snr_db)?))) {
             let group = LEAD_GROUPS[usize::from(at >= LIMB_LEADS)];
             counts.snr_db.with_label_values(&[group]).observe(f64::from(snr_db));
         }
@@ -285,6 +341,9 @@ impl Metrics {
         AgentSummary {
             packets_received: self.packets.received.get(),
             packets_accepted: self.packets.accepted.get(),
+            packets_late: self.packets.late.get(),
+            packets_replayed: self.packets.replayed.get(),
+            partitions: self.packets.conservation.check(),
             packets_rejected: by(
                 &self.packets.rejected,
                 &mut RejectReason::ALL.iter().map(|reason| reason.as_str()),
@@ -311,13 +370,19 @@ pub struct AgentSummary {
     pub packets_received: u64,
     /// Packets that went into a window.
     pub packets_accepted: u64,
+    /// Packets among the accepted of which all came too late.
+    pub packets_late: u64,
+    /// Packets read again after a restart or rebalance; not in received.
+    pub packets_replayed: u64,
+    /// Packets by partition and fate.
+    pub partitions: BTreeMap<i32, PartitionCounts>,
     /// Packets that went to the dead letters, by reason.
     pub packets_rejected: BTreeMap<&'static str, u64>,
     /// Sample instants of accepted packets, by fate: fresh, duplicate, late.
     pub samples: BTreeMap<&'static str, u64>,
     /// Windows handed to the analysis.
     pub windows: u64,
-    /// Windows of which no segment was made, by cause: partial, missing, failed.
+    /// Windows of which no segment was made, by cause: partial, missing, failed, repeated.
     pub windows_skipped: BTreeMap<&'static str, u64>,
     /// Segments that passed the gate.
     pub segments_accepted: u64,
@@ -337,23 +402,34 @@ mod tests {
     use crate::testing::{heartbeat, segment};
 
     #[test]
-    fn every_packet_is_either_accepted_or_rejected() {
+    fn every_packet_is_accepted_or_rejected() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
-        metrics.packet_accepted(PushOutcome {
-            fresh: 100,
-            duplicate: 25,
-            late: 0,
-        });
-        metrics.packet_rejected(RejectReason::Decode);
-        metrics.packet_rejected(RejectReason::Decode);
+        (0..4).for_each(|_| metrics.packet_received(2));
+        let outcome = |fresh, late| PushOutcome {
+            fresh,
+            duplicate: fresh / 4,
+            late,
+        };
+        metrics.packet_accepted(2, outcome(100, 0));
+        metrics.packet_accepted(2, outcome(0, 100));
+        metrics.packet_rejected(2, RejectReason::Decode);
+        metrics.packet_rejected(2, RejectReason::Decode);
+        metrics.packet_replayed();
         let summary = metrics.summary();
-        assert_eq!(summary.packets_received, 3);
-        assert_eq!(
-            summary.packets_accepted + summary.packets_rejected.values().sum::<u64>(),
-            3
-        );
+        assert_eq!((summary.packets_received, summary.packets_replayed), (4, 1));
+        assert_eq!((summary.packets_accepted, summary.packets_late), (2, 1));
+        let counts = PartitionCounts {
+            received: 4,
+            accepted: 1,
+            rejected: 1,
+            dead_lettered: 2,
+        };
+        assert_eq!(summary.partitions, BTreeMap::from([(2, counts)]));
         assert_eq!(summary.packets_rejected, BTreeMap::from([("decode", 2)]));
-        assert_eq!(summary.samples, BTreeMap::from([("fresh", 100), ("duplicate", 25)]));
+        assert_eq!(
+            summary.samples,
+            BTreeMap::from([("fresh", 100), ("duplicate", 25), ("late", 100)])
+        );
     }
 
     #[test]
@@ -368,13 +444,14 @@ mod tests {
         metrics.packet_seen(&packet, None);
         let mut segment = segment(Decision::Reject, false);
         (segment.stream_id, segment.last_gateway_time_us) = (HEARTBEAT_STREAM.into(), 8_000_000);
-        metrics.segment_dispatched(&segment, Route::Reject);
+        metrics.segment_delivered(&Made::of(&segment).unwrap());
         assert_eq!(
             (seen("packet"), seen("segment")),
             (7.5, 0.0),
             "a rejected heartbeat goes no further"
         );
-        metrics.segment_dispatched(&segment, Route::Routine);
+        segment.decision = Decision::Accept;
+        metrics.segment_delivered(&Made::of(&segment).unwrap());
         assert_eq!(seen("segment"), 8.0);
         assert_eq!(metrics.packets.clock_drift_ppm.get_sample_sum(), 300.0);
     }

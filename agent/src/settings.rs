@@ -84,7 +84,7 @@ impl AgentSection {
     }
 
     /// The bounds of the windows.
-    pub(crate) fn windows(&self) -> WindowsConfig {
+    pub fn windows(&self) -> WindowsConfig {
         WindowsConfig {
             windower: WindowerConfig {
                 lateness_samples: ms_to_samples(self.lateness_ms),

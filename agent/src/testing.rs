@@ -63,3 +63,23 @@ pub(crate) fn heartbeat() -> Packet {
         heartbeat: true,
     }
 }
+
+/// A window of silence without context.
+pub(crate) fn context(start_sample: i64) -> ecg::window::Context {
+    ecg::window::Context {
+        stream_id: "bed-01".into(),
+        boot_id: 1,
+        start_sample,
+        start_time_us: 0,
+        last_gateway_time_us: 0,
+        source_rate_hz: 500.0,
+        samples_uv: vec![vec![0.0; ecg::SEGMENT_SAMPLES]; LEADS],
+        before: 0,
+        after: 0,
+        origin: [LeadOrigin::Measured; LEADS],
+        lead_off: [false; LEADS],
+        saturated: [false; LEADS],
+        paced: false,
+        stat: false,
+    }
+}

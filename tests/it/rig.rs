@@ -101,8 +101,33 @@ impl<Summary> Running<Summary> {
     /// Stops it and waits for what it says.
     pub async fn stop(self) -> Summary {
         self.stop.trigger();
-        self.task.await.unwrap().unwrap()
+        self.ended().await.unwrap()
     }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> anyhow::Result<Summary> {
+        self.task.await.unwrap()
+    }
+}
+
+/// An agent on a broker.
+pub fn agent_on(kafka: KafkaSettings) -> Running<AgentSummary> {
+    let mut settings: AgentSettings = service::settings::load("agent", None).unwrap();
+    settings.kafka = kafka;
+    settings.agent.metrics_address.clear();
+    let stop = Shutdown::new();
+    let task = tokio::spawn(agent::run(settings, stop.clone()));
+    Running { stop, task }
+}
+
+/// A node on a broker, without a model.
+pub fn node_on(kafka: KafkaSettings) -> Running<NodeSummary> {
+    let mut settings: NodeSettings = service::settings::load("node", None).unwrap();
+    settings.kafka = kafka;
+    let stop = Shutdown::new();
+    let metrics = node::metrics::Metrics::new(&Registry::new()).unwrap();
+    let task = tokio::spawn(node::run(settings, Arc::new(SumDrafter), metrics, stop.clone()));
+    Running { stop, task }
 }
 
 impl Rig {
@@ -117,22 +142,16 @@ impl Rig {
         }
     }
 
+    pub fn kafka(&self) -> &KafkaSettings {
+        &self.kafka
+    }
+
     pub fn agent(&self) -> Running<AgentSummary> {
-        let mut settings: AgentSettings = service::settings::load("agent", None).unwrap();
-        settings.kafka = self.kafka.clone();
-        settings.agent.metrics_address.clear();
-        let stop = Shutdown::new();
-        let task = tokio::spawn(agent::run(settings, stop.clone()));
-        Running { stop, task }
+        agent_on(self.kafka.clone())
     }
 
     pub fn node(&self) -> Running<NodeSummary> {
-        let mut settings: NodeSettings = service::settings::load("node", None).unwrap();
-        settings.kafka = self.kafka.clone();
-        let stop = Shutdown::new();
-        let metrics = node::metrics::Metrics::new(&Registry::new()).unwrap();
-        let task = tokio::spawn(node::run(settings, Arc::new(SumDrafter), metrics, stop.clone()));
-        Running { stop, task }
+        node_on(self.kafka.clone())
     }
 
     /// Sends bytes as a monitor's gateway would.

@@ -103,6 +103,9 @@ pub async fn run(settings: BedsideSettings, shutdown: Shutdown) -> anyhow::Resul
         let bound = service::telemetry::serve(registry, address, shutdown.clone()).await;
         tracing::info!(bound = %bound.context("serve metrics")?, "serving /metrics and /healthz");
     }
+    service::kafka::cluster::create_topics(&settings.kafka, ecg::topic::KEPT)
+        .await
+        .context("create topics")?;
     run_with(settings, &plan, metrics, None, shutdown).await
 }
 

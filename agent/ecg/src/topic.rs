@@ -15,11 +15,13 @@ pub const REJECTS: &str = "ecg.rejects.v1";
 pub const REPORTS: &str = "ecg.reports.v1";
 /// Signed reports; JSON `SignedReport`, keyed by segment id.
 pub const SIGNED_REPORTS: &str = "ecg.signed-reports.v1";
-/// Records that could not be read; the original bytes, the reason in headers, no key.
+/// Records that could not be read; the original key and bytes, the reason and the place in headers.
 pub const DEAD_LETTERS: &str = "ecg.dead-letters.v1";
+/// Which windows of each stream were made; JSON, keyed by stream, the partition of its waveforms. Only the agents read it.
+pub const AGENT_MARKS: &str = "ecg.agent-marks.v1";
 
 /// Every topic.
-pub const ALL: [&str; 7] = [
+pub const ALL: [&str; 8] = [
     WAVEFORMS,
     SEGMENTS,
     SEGMENTS_STAT,
@@ -27,4 +29,18 @@ pub const ALL: [&str; 7] = [
     REPORTS,
     SIGNED_REPORTS,
     DEAD_LETTERS,
+    AGENT_MARKS,
+];
+
+/// Every topic with the hours that its records are kept, and whether only the last record of each key is needed. Marks need
+/// not outlive the waveforms that they are about by much.
+pub const KEPT: [(&str, u64, bool); 8] = [
+    (WAVEFORMS, 72, false),
+    (SEGMENTS, 7 * 24, false),
+    (SEGMENTS_STAT, 7 * 24, false),
+    (REJECTS, 30 * 24, false),
+    (REPORTS, 30 * 24, false),
+    (SIGNED_REPORTS, 30 * 24, false),
+    (DEAD_LETTERS, 30 * 24, false),
+    (AGENT_MARKS, 96, true),
 ];

@@ -1,15 +1,19 @@
 //! Kafka, as this system uses it: a source of events, a sink of records, a commit floor, and a broker in the process.
 //!
-//! Place: between processes. A record is delivered at least once; ids that are functions of their input make that enough.
+//! Place: between processes. On a real broker a process reads, works and writes in transactions, so each record's consequences
+//! are there once; on the embedded one at least once, with ids that are functions of their input.
 //! Invariant: an offset is committed only after what it led to was acknowledged, never by librdkafka's own choice.
 
+pub mod bare;
 pub mod cluster;
+pub mod commit;
 pub mod config;
 pub mod embedded;
 pub mod lag;
 pub mod offsets;
 pub mod sink;
 pub mod source;
+pub mod table;
 
 pub use config::KafkaSettings;
 

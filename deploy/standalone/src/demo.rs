@@ -19,7 +19,7 @@ use model::bundle::Bundle;
 use node::drafter::BundleDrafter;
 use prometheus::Registry;
 use service::kafka::KafkaSettings;
-use service::kafka::cluster::{Topic, create_topics};
+use service::kafka::cluster::create_topics;
 use service::kafka::embedded::EmbeddedBroker;
 use service::kafka::source::{Event, Source};
 use service::shutdown::Shutdown;
@@ -283,14 +283,7 @@ impl Cluster {
             brokers: brokers.to_owned(),
             ..base
         };
-        let topics: Vec<Topic<'_>> = topic::ALL
-            .iter()
-            .map(|&name| Topic {
-                name,
-                retention_hours: 72,
-            })
-            .collect();
-        create_topics(&kafka, &topics).await.context("create topics")?;
+        create_topics(&kafka, topic::KEPT).await.context("create topics")?;
         Ok(Self {
             description: format!("kafka {brokers}"),
             kafka,

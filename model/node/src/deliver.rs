@@ -1,28 +1,40 @@
 //! Finished batches to drafts, drafts to the broker.
 //!
-//! Place: last step of the node; what is acknowledged here lets the commit floor move.
-//! Invariant: batches are delivered in the order in which they were started; a draft's records are done only when the broker
-//! has the draft.
+//! Place: last step of the node; what is committed here lets the commit floor move.
+//! Invariant: batches are delivered in the order in which they were started. A draft leaves together with the floor that
+//! passes its record, in one transaction on a real broker: one whose record lies behind a record that is not done waits.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use ecg::report::DraftReport;
-use ecg::segment::Segment;
+use ecg::segment::{Segment, SegmentError};
 use ecg::topic;
-use service::kafka::sink::Sink;
+use service::kafka::commit::{Batch, Committer, Output};
+use service::kafka::source::{Owner, Record, Source};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::device::Answer;
 use crate::draft::{self, Abstain, Author, Times};
+use crate::ingest;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 
 /// A segment on its way to a draft.
 pub(crate) struct Job {
     pub segment: Segment,
+    /// The record that it was read from.
+    pub place: Place,
     /// When the node took it.
     pub came: Instant,
+}
+
+/// A record, under the assignment that it was read under.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub owner: Owner,
+    pub offset: i64,
 }
 
 /// What is to be delivered next.
@@ -34,58 +46,132 @@ pub(crate) enum Delivery {
     },
     /// A segment that the model need not see.
     Abstained { job: Box<Job>, why: Abstain },
+    /// A record that is no segment.
+    Refused {
+        record: Box<Record>,
+        error: SegmentError,
+        place: Place,
+    },
+    /// Nothing new; floors that moved are committed.
+    Tick,
 }
 
 /// What a delivery needs.
 pub(crate) struct Deliverer {
-    pub sink: Sink,
+    pub committer: Committer,
+    pub sources: Arc<Vec<Source>>,
     pub author: Author,
     pub ledger: Ledger,
     pub metrics: Metrics,
+    /// Records that wait for the floor to pass theirs.
+    pub waiting: Vec<Ready>,
+}
+
+/// A record that is ready to leave.
+pub(crate) struct Ready {
+    offset: i64,
+    output: Output,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A draft, and when its segment came.
+    Draft(Box<DraftReport>, Instant),
+    DeadLetter(&'static str),
 }
 
 impl Deliverer {
     /// Delivers until the queue closes.
     ///
     /// # Errors
-    /// When the device fails, or the broker does not take a draft within the sink's retries; the records stay uncommitted.
-    pub(crate) async fn run(self, mut queue: mpsc::Receiver<Delivery>) -> anyhow::Result<()> {
+    /// When the device fails, the broker does not take a batch, or another process took the place of this one; the records
+    /// stay uncommitted.
+    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Delivery>) -> anyhow::Result<()> {
         while let Some(delivery) = queue.recv().await {
             match delivery {
                 Delivery::Batch { jobs, answer } => {
                     let answer = answer.await.context("the device thread panicked")??;
-                    self.deliver_batch(&jobs, &answer).await?;
+                    self.take_batch(&jobs, &answer)?;
                 }
                 Delivery::Abstained { job, why } => {
                     let times = times(&job, Instant::now(), None);
-                    self.send(&draft::abstained(&job.segment, why, &self.author, &times), job.came)
-                        .await?;
+                    let draft = draft::abstained(&job.segment, why, &self.author, &times);
+                    self.take_draft(draft, &job)?;
                 }
+                Delivery::Refused { record, error, place } => self.take_refused(*record, &error, place),
+                Delivery::Tick => {}
             }
+            self.commit().await?;
         }
         Ok(())
     }
 
-    async fn deliver_batch(&self, jobs: &[Job], answer: &Answer) -> anyhow::Result<()> {
+    fn take_batch(&mut self, jobs: &[Job], answer: &Answer) -> anyhow::Result<()> {
         self.metrics.batch_done(jobs.len(), answer.took);
         for (job, text) in jobs.iter().zip(&answer.texts) {
             let times = times(job, answer.started, Some(answer));
             self.metrics.text_written(text, times.queue);
-            self.send(&draft::drafted(&job.segment, text, &self.author, &times), job.came)
-                .await?;
+            let draft = draft::drafted(&job.segment, text, &self.author, &times);
+            self.take_draft(draft, job)?;
         }
         Ok(())
     }
 
-    async fn send(&self, draft: &DraftReport, came: Instant) -> anyhow::Result<()> {
-        let payload = serde_json::to_vec(draft).context("encode draft")?;
-        let key = Some(draft.segment_id.as_bytes());
-        self.sink
-            .send(topic::REPORTS, key, &payload, &[])
-            .await
-            .context("send draft")?;
-        self.ledger.acknowledged(&draft.draft_id);
-        self.metrics.draft_delivered(draft, came.elapsed());
+    fn take_draft(&mut self, draft: DraftReport, job: &Job) -> anyhow::Result<()> {
+        self.ledger.finished(&draft.draft_id);
+        let output = Output {
+            owner: job.place.owner.clone(),
+            topic: topic::REPORTS,
+            partition: None,
+            key: Some(draft.segment_id.clone().into_bytes()),
+            payload: serde_json::to_vec(&draft).context("encode draft")?,
+            headers: vec![],
+        };
+        self.waiting.push(Ready {
+            offset: job.place.offset,
+            output,
+            kind: Kind::Draft(Box::new(draft), job.came),
+        });
+        Ok(())
+    }
+
+    fn take_refused(&mut self, record: Record, error: &SegmentError, place: Place) {
+        self.ledger.done(&record);
+        self.waiting.push(Ready {
+            offset: place.offset,
+            output: ingest::dead_letter(record, error, place.owner),
+            kind: Kind::DeadLetter(ingest::refusal(error)),
+        });
+    }
+
+    /// Commits the floors that moved, with every record that they pass; records of partitions that went are dropped.
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        let floors = self.ledger.floors();
+        let passed = |ready: &Ready| {
+            let floor = floors.iter().find(|floor| floor.owner == ready.output.owner);
+            floor.is_none_or(|floor| ready.offset < floor.next_offset)
+        };
+        let (leaving, waiting): (Vec<Ready>, Vec<Ready>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(passed);
+        self.waiting = waiting;
+        let moved = self.ledger.moved(&floors);
+        if leaving.is_empty() && moved.is_empty() {
+            return Ok(());
+        }
+        let (kinds, outputs): (Vec<Kind>, Vec<Output>) =
+            leaving.into_iter().map(|ready| (ready.kind, ready.output)).unzip();
+        let members = self.sources.iter().map(Source::membership).collect();
+        let batch = Batch { outputs, floors: moved };
+        let written = self.committer.commit(members, batch).await.context("commit batch")?;
+        for (kind, _) in kinds.iter().zip(written).filter(|(_, written)| *written) {
+            match kind {
+                Kind::Draft(draft, came) => {
+                    self.ledger.acknowledged(&draft.draft_id);
+                    self.metrics.draft_delivered(draft, came.elapsed());
+                }
+                Kind::DeadLetter(reason) => self.metrics.dead_letter(reason),
+            }
+        }
         Ok(())
     }
 }

@@ -3,11 +3,10 @@
 //! Place: first step after the sources; refused records go to the dead letters.
 //! Invariant: total; a decoded segment has 12 x 5000 samples, so the model takes it.
 
-use anyhow::Context as _;
 use ecg::segment::SegmentError;
 use ecg::topic;
-use service::kafka::sink::Sink;
-use service::kafka::source::Record;
+use service::kafka::commit::Output;
+use service::kafka::source::{Owner, Record};
 
 /// Every value of [`refusal`].
 pub(crate) const REFUSALS: [&str; 5] = ["too_large", "decode", "schema", "length", "value"];
@@ -23,23 +22,22 @@ pub(crate) fn refusal(error: &SegmentError) -> &'static str {
     }
 }
 
-/// Sends a refused record's bytes to the dead letters, with where it came from and why it was refused.
-///
-/// # Errors
-/// When the broker does not take it within the sink's retries.
-pub(crate) async fn dead_letter(record: &Record, error: &SegmentError, sink: &Sink) -> anyhow::Result<()> {
-    let (partition, offset) = (record.partition.to_string(), record.offset.to_string());
-    let text = error.to_string();
-    let headers = [
-        ("reason", refusal(error)),
-        ("error", text.as_str()),
-        ("topic", &*record.topic),
-        ("partition", partition.as_str()),
-        ("offset", offset.as_str()),
-    ];
-    sink.send(topic::DEAD_LETTERS, record.key.as_deref(), &record.payload, &headers)
-        .await
-        .context("send dead letter")
+/// A refused record's bytes for the dead letters, with where it came from and why it was refused.
+pub(crate) fn dead_letter(record: Record, error: &SegmentError, owner: Owner) -> Output {
+    Output {
+        owner,
+        topic: topic::DEAD_LETTERS,
+        partition: None,
+        key: record.key,
+        payload: record.payload,
+        headers: vec![
+            ("reason", refusal(error).to_owned()),
+            ("error", error.to_string()),
+            ("topic", record.topic.to_string()),
+            ("partition", record.partition.to_string()),
+            ("offset", record.offset.to_string()),
+        ],
+    }
 }
 
 #[cfg(test)]

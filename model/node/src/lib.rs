@@ -3,8 +3,9 @@
 //! Place: between the agent's topics and the readers'. [`run`] reads `ecg.segments.stat.v1` before `ecg.segments.v1`,
 //! decodes (`ingest`), drops what is drafted already (`ledger`), gathers batches (`batch`), runs them (`device`), judges the
 //! texts (`validate`, `checks`), makes drafts (`draft`) and sends them (`deliver`).
-//! Invariant: an offset is committed only after the draft of its segment was acknowledged; ids are functions of segment and
-//! bundle, so a restart at any point makes the remaining drafts, and a draft that comes twice has the same id.
+//! Invariant: an offset is committed only with or after the draft of its segment; ids are functions of segment and bundle. So
+//! a restart at any point makes the remaining drafts, on a real broker, where both are one transaction, none twice, and on
+//! the embedded one a draft that comes twice has the same id.
 
 pub mod batch;
 pub mod checks;
@@ -26,10 +27,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ecg::segment::{Segment, SegmentError};
+use ecg::segment::Segment;
 use ecg::topic;
 use model::meit::EcgInput;
-use service::kafka::sink::Sink;
+use service::kafka::cluster::create_topics;
+use service::kafka::commit::Committer;
 use service::kafka::source::{Event, Record, Source};
 use service::settings::Check as _;
 use service::shutdown::Shutdown;
@@ -37,7 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::batch::{BatchLimits, Batcher, Urgency};
-use crate::deliver::{Deliverer, Delivery, Job};
+use crate::deliver::{Deliverer, Delivery, Job, Place};
 use crate::device::{Device, Work};
 use crate::draft::{Author, abstains};
 use crate::drafter::Drafter;
@@ -61,8 +63,13 @@ pub async fn run(
 ) -> anyhow::Result<NodeSummary> {
     settings.check()?;
     let section = &settings.node;
-    let sink = Sink::new(&settings.kafka).context("open kafka sink")?;
-    let (sources, mut stat, mut routine) = Sources::start(&settings)?;
+    let cluster = create_topics(&settings.kafka, topic::KEPT)
+        .await
+        .context("create topics")?;
+    let committer = Committer::open(&settings.kafka, cluster, "node")
+        .await
+        .context("open kafka producer")?;
+    let (sources, mut stat, mut routine) = start_sources(&settings)?;
     let author = Author {
         bundle: drafter.lineage(),
         decode: drafter.decode_parameters(),
@@ -71,10 +78,12 @@ pub async fn run(
     let ledger = Ledger::new(section.remembered_drafts);
     let (deliveries, queue) = mpsc::channel(DELIVERIES);
     let deliverer = Deliverer {
-        sink: sink.clone(),
+        committer,
+        sources: Arc::clone(&sources),
         author: author.clone(),
         ledger: ledger.clone(),
         metrics: metrics.clone(),
+        waiting: Vec::new(),
     };
     let mut deliverer = tokio::spawn(deliverer.run(queue));
     let limits = BatchLimits {
@@ -87,7 +96,6 @@ pub async fn run(
         device: Device::start(drafter).context("start device thread")?,
         deliveries,
         ledger,
-        sink,
         metrics,
     };
     let mut commit = tokio::time::interval(Duration::from_millis(section.commit_ms));
@@ -102,9 +110,9 @@ pub async fn run(
                 anyhow::bail!("delivery ended early");
             }
             _ = commit.tick() => {
-                node.metrics.kafka.observe(topic::SEGMENTS_STAT, &sources.stat, stat.len());
-                node.metrics.kafka.observe(topic::SEGMENTS, &sources.routine, routine.len());
-                node.tick(&sources)
+                node.metrics.kafka.observe(topic::SEGMENTS_STAT, &sources[0], stat.len());
+                node.metrics.kafka.observe(topic::SEGMENTS, &sources[1], routine.len());
+                node.tick()
             }
             event = stat.recv(), if node.batch.has_room(Urgency::Stat) => node.take(event, Urgency::Stat).await,
             permit = node.device.reserve(), if closed => node.start_batch(permit).await,
@@ -126,40 +134,19 @@ async fn until(time: Option<Instant>) {
     }
 }
 
+/// The sources of urgent and of routine segments, and the events of each.
+type Sources = (Arc<Vec<Source>>, mpsc::Receiver<Event>, mpsc::Receiver<Event>);
+
 /// One source for each topic, so that urgent segments do not wait behind others. Each has its own group, because the members
 /// of a group should read the same topics.
-struct Sources {
-    stat: Source,
-    routine: Source,
-}
-
-impl Sources {
-    fn start(settings: &NodeSettings) -> anyhow::Result<(Self, mpsc::Receiver<Event>, mpsc::Receiver<Event>)> {
-        let (group, capacity) = (&settings.node.group, settings.node.queue_records);
-        let start = |group: &str, topic| {
-            Source::start(&settings.kafka, group, &[topic], capacity).with_context(|| format!("open source of {topic}"))
-        };
-        let (stat, stat_events) = start(&format!("{group}-stat"), topic::SEGMENTS_STAT)?;
-        let (routine, routine_events) = start(group, topic::SEGMENTS)?;
-        Ok((Self { stat, routine }, stat_events, routine_events))
-    }
-
-    fn commit(&self, ledger: &Ledger) -> anyhow::Result<()> {
-        for ((topic, partition), floor) in ledger.floors() {
-            let source = if &*topic == topic::SEGMENTS_STAT {
-                &self.stat
-            } else {
-                &self.routine
-            };
-            source.commit(&topic, partition, floor).context("commit floor")?;
-        }
-        Ok(())
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        self.stat.stop().await.context("close kafka source")?;
-        self.routine.stop().await.context("close kafka source")
-    }
+fn start_sources(settings: &NodeSettings) -> anyhow::Result<Sources> {
+    let (group, capacity) = (&settings.node.group, settings.node.queue_records);
+    let start = |group: &str, topic| {
+        Source::start(&settings.kafka, group, &[topic], capacity).with_context(|| format!("open source of {topic}"))
+    };
+    let (stat, stat_events) = start(&format!("{group}-stat"), topic::SEGMENTS_STAT)?;
+    let (routine, routine_events) = start(group, topic::SEGMENTS)?;
+    Ok((vec![stat, routine].into(), stat_events, routine_events))
 }
 
 /// What the main loop owns.
@@ -169,15 +156,19 @@ struct Node {
     device: Device,
     deliveries: mpsc::Sender<Delivery>,
     ledger: Ledger,
-    sink: Sink,
     metrics: Metrics,
 }
 
 impl Node {
     async fn take(&mut self, event: Option<Event>, urgency: Urgency) -> anyhow::Result<()> {
         match event.context("kafka source ended early")? {
-            Event::Record(record) => self.take_record(&record, urgency).await?,
-            Event::Assigned(partitions) => tracing::info!(?partitions, "partitions assigned"),
+            Event::Record(record) => self.take_record(record, urgency).await?,
+            Event::Assigned(assigned) => {
+                tracing::info!(?assigned, "partitions assigned");
+                assigned
+                    .into_iter()
+                    .for_each(|assignment| self.ledger.assign(assignment));
+            }
             Event::Revoked(partitions) => {
                 tracing::info!(?partitions, "partitions revoked");
                 self.ledger.release(&partitions);
@@ -197,22 +188,37 @@ impl Node {
     }
 
     /// Gives one record its fate: a batch, an abstention, nothing because it is drafted already, or the dead letters.
-    async fn take_record(&mut self, record: &Record, urgency: Urgency) -> anyhow::Result<()> {
-        self.ledger.begin(record);
+    async fn take_record(&mut self, record: Record, urgency: Urgency) -> anyhow::Result<()> {
+        let Some(owner) = self.ledger.begin(&record) else {
+            tracing::error!(
+                partition = record.partition,
+                "a record of a partition that is not held is left alone"
+            );
+            return Ok(());
+        };
         self.metrics.segment_received();
+        let place = Place {
+            owner,
+            offset: record.offset,
+        };
         let segment = match Segment::decode(&record.payload) {
             Ok(segment) => segment,
-            Err(error) => return self.refuse(record, &error).await,
+            Err(error) => {
+                let (topic, partition, offset) = (&*record.topic, record.partition, record.offset);
+                tracing::warn!(%error, reason = ingest::refusal(&error), topic, partition, offset, "segment refused");
+                let record = Box::new(record);
+                return self.deliver(Delivery::Refused { record, error, place }).await;
+            }
         };
         self.metrics.segment_decoded(&segment);
         let draft_id = ecg::id::draft_id(&segment.id, &self.bundle_id);
-        if self.ledger.claim(&draft_id, record) == Claim::Duplicate {
+        if self.ledger.claim(&draft_id, &record) == Claim::Duplicate {
             self.metrics.segment_duplicate();
             return Ok(());
         }
         let why = abstains(&segment);
         let came = Instant::now();
-        let job = Job { segment, came };
+        let job = Job { segment, place, came };
         match why {
             Some(why) => {
                 let job = Box::new(job);
@@ -220,16 +226,6 @@ impl Node {
             }
             None => self.batch.push(job, urgency, came),
         }
-        Ok(())
-    }
-
-    async fn refuse(&self, record: &Record, error: &SegmentError) -> anyhow::Result<()> {
-        let (topic, partition, offset) = (&*record.topic, record.partition, record.offset);
-        let reason = ingest::refusal(error);
-        tracing::warn!(%error, reason, topic, partition, offset, "segment refused");
-        ingest::dead_letter(record, error, &self.sink).await?;
-        self.metrics.dead_letter(reason);
-        self.ledger.done(record);
         Ok(())
     }
 
@@ -251,10 +247,14 @@ impl Node {
             .context("delivery ended early")
     }
 
-    /// Sets the gauges and commits what is done.
-    fn tick(&self, sources: &Sources) -> anyhow::Result<()> {
+    /// Sets the gauges and lets floors that moved be committed.
+    fn tick(&self) -> anyhow::Result<()> {
         self.metrics.set_levels(self.batch.len(), self.ledger.open());
-        sources.commit(&self.ledger)
+        match self.deliveries.try_send(Delivery::Tick) {
+            // what is before it in the queue commits as well
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => anyhow::bail!("delivery ended early"),
+        }
     }
 
     /// Drafts what was read, delivers it, commits, and closes the clients.
@@ -262,7 +262,7 @@ impl Node {
         mut self,
         read: anyhow::Result<()>,
         deliverer: JoinHandle<anyhow::Result<()>>,
-        sources: Sources,
+        sources: Arc<Vec<Source>>,
     ) -> anyhow::Result<NodeSummary> {
         let drained = match read {
             Ok(()) => self.drain().await,
@@ -272,9 +272,10 @@ impl Node {
         // a dead delivery is the cause of a failed read, so its error comes first
         deliverer.await.context("delivery panicked")??;
         drained?;
-        self.tick(&sources)?;
-        self.sink.flush().await.context("flush kafka sink")?;
-        sources.stop().await?;
+        // the delivery has ended, so this is the last hold on them
+        for source in Arc::into_inner(sources).context("a kafka source is still in use")? {
+            source.stop().await.context("close kafka source")?;
+        }
         Ok(self.metrics.summary())
     }
 
@@ -283,6 +284,7 @@ impl Node {
             let permit = self.device.reserve().await;
             self.start_batch(permit).await?;
         }
-        Ok(())
+        // floors that moved without a draft
+        self.deliver(Delivery::Tick).await
     }
 }

@@ -9,6 +9,7 @@ use ecg::report::{DISCLAIMER, DraftReport};
 use ecg::segment::Decision;
 use prometheus::Registry;
 use service::kafka::embedded::EmbeddedBroker;
+use service::kafka::sink::Sink;
 
 use super::*;
 use crate::testing::{FakeDrafter, segment};

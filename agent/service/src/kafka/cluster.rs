@@ -34,6 +34,19 @@ pub struct Topic<'a> {
     pub name: &'a str,
     /// How long its records are kept.
     pub retention_hours: u64,
+    /// True when of each key only the last record is needed.
+    pub compacted: bool,
+}
+
+impl<'a> From<(&'a str, u64, bool)> for Topic<'a> {
+    /// Name, hours, compacted.
+    fn from((name, retention_hours, compacted): (&'a str, u64, bool)) -> Self {
+        Self {
+            name,
+            retention_hours,
+            compacted,
+        }
+    }
 }
 
 /// Why a cluster cannot be used.
@@ -77,7 +90,11 @@ pub async fn identify(settings: &KafkaSettings) -> Result<Cluster, ClusterError>
 ///
 /// # Errors
 /// [`ClusterError`] when no broker answers or a topic is refused.
-pub async fn create_topics(settings: &KafkaSettings, topics: &[Topic<'_>]) -> Result<Cluster, ClusterError> {
+pub async fn create_topics<'a>(
+    settings: &KafkaSettings,
+    topics: impl IntoIterator<Item = impl Into<Topic<'a>>>,
+) -> Result<Cluster, ClusterError> {
+    let topics: Vec<Topic<'a>> = topics.into_iter().map(Into::into).collect();
     let failed = |action| move |source| ClusterError::Client { action, source };
     let owned = settings.clone();
     let (admin, cluster, existing) = blocking(move || {
@@ -93,6 +110,7 @@ pub async fn create_topics(settings: &KafkaSettings, topics: &[Topic<'_>]) -> Re
     if cluster == Cluster::Embedded || missing.is_empty() {
         return Ok(cluster);
     }
+    let cleanup = |topic: &Topic<'_>| if topic.compacted { "compact,delete" } else { "delete" };
     let retention_ms: Vec<String> = missing
         .iter()
         .map(|topic| (topic.retention_hours * 3_600_000).to_string())
@@ -101,7 +119,7 @@ pub async fn create_topics(settings: &KafkaSettings, topics: &[Topic<'_>]) -> Re
         .iter()
         .zip(&retention_ms)
         .map(|(topic, retention)| NewTopic {
-            config: vec![("retention.ms", retention)],
+            config: vec![("retention.ms", retention), ("cleanup.policy", cleanup(topic))],
             ..NewTopic::new(
                 topic.name,
                 settings.partitions,
@@ -123,6 +141,28 @@ pub async fn create_topics(settings: &KafkaSettings, topics: &[Topic<'_>]) -> Re
         }
     }
     Ok(cluster)
+}
+
+/// Numbers of partitions of topics, 0 for one that is not there.
+///
+/// # Errors
+/// [`ClusterError`] when no broker answers.
+pub async fn partitions(settings: &KafkaSettings, topics: &[&str]) -> Result<Vec<usize>, ClusterError> {
+    let settings = settings.clone();
+    let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+    blocking(move || {
+        let metadata = admin(&settings)?.inner().fetch_metadata(None, ANSWER_TIMEOUT);
+        let metadata = metadata.map_err(|source| ClusterError::Client {
+            action: "list topics",
+            source,
+        })?;
+        let count = |name: &String| {
+            let found = metadata.topics().iter().find(|topic| topic.name() == name);
+            found.map_or(0, |topic| topic.partitions().len())
+        };
+        Ok(topics.iter().map(count).collect())
+    })
+    .await
 }
 
 fn admin(settings: &KafkaSettings) -> Result<AdminClient<Logging>, ClusterError> {

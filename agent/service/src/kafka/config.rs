@@ -16,6 +16,11 @@ const METADATA_REFRESH_MS: &str = "10000";
 /// Time between two reports of the lag.
 const STATISTICS_MS: &str = "1000";
 
+/// First pause before a request of a transaction is repeated. The broker asks for a repetition while it still ends the
+/// transaction before: with librdkafka's 100 ms a transaction takes 92 ms (median of 40 in a row), with 5 ms 14 ms. The
+/// pause grows from there.
+const TRANSACTION_RETRY_MS: &str = "5";
+
 /// Section `kafka`; comments and defaults are in config/default.toml.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +29,10 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// First part of every consumer group's name.
     pub group_prefix: String,
+    /// Name of this process among its like, the same after a restart; empty for none.
+    pub instance: String,
+    /// Time after which the broker gives an open transaction of a dead process up.
+    pub transaction_timeout_ms: u32,
     /// Partitions of a topic that is created because it was missing.
     pub partitions: i32,
     /// Copies of each partition of such a topic.
@@ -96,7 +105,12 @@ impl KafkaSettings {
         within("kafka.fetch_wait_ms", self.fetch_wait_ms, 1..=5000)?;
         within("kafka.commit_ms", self.commit_ms, 50..=60_000)?;
         within("kafka.linger_ms", self.linger_ms, 0..=1000)?;
-        within("kafka.delivery_timeout_ms", self.delivery_timeout_ms, 1000..=600_000)
+        within("kafka.delivery_timeout_ms", self.delivery_timeout_ms, 1000..=600_000)?;
+        within(
+            "kafka.transaction_timeout_ms",
+            self.transaction_timeout_ms,
+            1000..=600_000,
+        )
     }
 
     /// What every client has.
@@ -123,6 +137,10 @@ impl KafkaSettings {
             .set("queued.max.messages.kbytes", PREFETCH_KBYTES)
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
             .set("statistics.interval.ms", STATISTICS_MS);
+        if !self.instance.is_empty() {
+            // a static member: back within the session timeout, it finds its partitions as it left them
+            config.set("group.instance.id", &self.instance);
+        }
         config
     }
 
@@ -135,6 +153,19 @@ impl KafkaSettings {
             .set("linger.ms", self.linger_ms.to_string())
             .set("compression.type", self.compression.as_str())
             .set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
+        config
+    }
+
+    /// A producer whose records belong to transactions; a second one with the same id ends the first.
+    pub(crate) fn transactional_producer(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        // a record may not be retried for longer than its transaction lives
+        let delivery_ms = self.delivery_timeout_ms.min(self.transaction_timeout_ms);
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", self.transaction_timeout_ms.to_string())
+            .set("retry.backoff.ms", TRANSACTION_RETRY_MS)
+            .set("delivery.timeout.ms", delivery_ms.to_string());
         config
     }
 }

@@ -1,19 +1,20 @@
 //! Records in: one poll thread, one bounded channel, one closed set of events.
 //!
 //! Place: first step of every process. The thread polls without pause, because rebalances happen inside of a poll; when the
-//! channel is full it pauses the partitions, and resumes them when half of the channel is free. A pause throws the
-//! prefetched records away and fetches them again later, hence the two watermarks.
+//! channel is full it waits for the reader, and when the reader stands still it pauses the partitions and resumes them when
+//! half of the channel is free.
 //! Invariant: per partition and assignment, records come in the order of their offsets and none is left out in silence:
 //! records that the broker dropped before they were read are an [`Event::OffsetGap`]. Offsets are stored only by
 //! [`Source::commit`].
 
+mod member;
 mod poll;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use rdkafka::client::ClientContext;
@@ -29,8 +30,30 @@ use super::lag::{Lag, LagTable};
 use super::{KafkaSettings, Logging};
 use poll::Poller;
 
+pub use member::{Membership, Ownership};
+
 /// A topic and one of its partitions.
 pub type Partition = (Arc<str>, i32);
+
+/// One assignment of a partition to this member; a partition that goes and comes back has another epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The partition.
+    pub partition: Partition,
+    /// Which of its assignments.
+    pub epoch: u64,
+}
+
+/// A partition that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The partition and its new epoch.
+    pub owner: Owner,
+    /// The offset that the last owner committed, if any did.
+    pub committed: Option<i64>,
+    /// What was committed with it.
+    pub metadata: String,
+}
 
 /// All that can come out of a source.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +61,7 @@ pub enum Event {
     /// A record.
     Record(Record),
     /// Partitions came; their records follow, from the committed offset or the oldest record on.
-    Assigned(Vec<Partition>),
+    Assigned(Vec<Assignment>),
     /// Partitions went; no record of theirs follows, and commits to them do nothing.
     Revoked(Vec<Partition>),
     /// The broker dropped the records from `expected` on before they were read; the record at `got` is next.
@@ -167,6 +190,11 @@ impl Source {
         }
     }
 
+    /// This consumer as a member of its group, for [`super::commit::Committer::commit`]. Drop it before [`Source::stop`].
+    pub fn membership(&self) -> Membership {
+        Membership::new(Arc::clone(&self.consumer))
+    }
+
     /// True while the channel is full and the partitions are paused.
     pub fn is_paused(&self) -> bool {
         self.flags.paused.load(Ordering::Relaxed)
@@ -208,11 +236,12 @@ impl Drop for Source {
     }
 }
 
-/// Notes rebalances, which happen inside of a poll, for the poll thread.
+/// Notes rebalances, which happen inside of a poll, for the poll thread, and who owns what, for commits.
 #[derive(Default)]
 struct Rebalances {
     noted: Mutex<VecDeque<Change>>,
     lag: LagTable,
+    ownership: Mutex<Ownership>,
 }
 
 enum Change {
@@ -231,6 +260,10 @@ impl Rebalances {
     fn take(&self) -> VecDeque<Change> {
         std::mem::take(&mut self.noted.lock().expect("no code panics while it holds this lock"))
     }
+
+    fn ownership(&self) -> MutexGuard<'_, Ownership> {
+        self.ownership.lock().expect("no code panics while it holds this lock")
+    }
 }
 
 impl ClientContext for Rebalances {
@@ -248,6 +281,13 @@ impl ClientContext for Rebalances {
 }
 
 impl ConsumerContext for Rebalances {
+    /// Partitions go: waits for the end of a commit on its way, after which none can be made for them.
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(partitions) = rebalance {
+            self.ownership().revoke(partitions);
+        }
+    }
+
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(partitions) => self.note(Change::Assigned((*partitions).clone())),

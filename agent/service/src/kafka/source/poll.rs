@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -15,14 +15,21 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc;
 
-use super::{Change, Event, Flags, Partition, Rebalances, Record};
+use super::{Assignment, Change, Event, Flags, Partition, Rebalances, Record};
 
 /// Longest poll; a stop is seen after it.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a full channel may stand still before the partitions are paused.
+const STALLED: Duration = Duration::from_secs(1);
+/// Time between two looks at a full channel; a reader takes many records in it, so it does not run dry.
+const FULL_WAIT: Duration = Duration::from_micros(200);
 /// Longest poll while paused; a free channel is seen after it.
 const POLL_PAUSED: Duration = Duration::from_millis(5);
 /// How long the broker may take to answer a question about offsets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the broker may leave open what the last owner committed; more than a transaction lives.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the poll thread owns.
 pub(super) struct Poller {
@@ -56,6 +63,9 @@ impl Poller {
                 None => {}
             }
             self.forward();
+        }
+        if matches!(self.pending.back(), Some(Event::Fatal(_))) {
+            self.hand_over();
         }
     }
 
@@ -130,21 +140,45 @@ impl Poller {
             self.consumer.resume(&partitions)
         };
         log_failed("pause or resume assigned partitions", set);
-        let names = self.names(&partitions);
-        match self.consumer.committed_offsets(partitions, ANSWER_TIMEOUT) {
-            Ok(committed) => {
-                for element in committed.elements() {
-                    if let Offset::Offset(next) = element.offset() {
-                        self.expected
-                            .insert((self.name(element.topic()), element.partition()), next);
-                    }
-                }
-            }
+        let committed = match self.committed(&partitions) {
+            Ok(committed) => committed,
+            // without the floor nothing could be told from a repetition
             Err(error) => {
-                tracing::error!(%error, "committed offsets unknown, a gap before the first record goes unseen")
+                self.pending
+                    .push_back(Event::Fatal(format!("committed offsets stay unknown: {error}")));
+                return self.flags.stop.store(true, Ordering::Relaxed);
+            }
+        };
+        let mut assigned = Vec::new();
+        for element in committed.elements() {
+            let partition = (self.name(element.topic()), element.partition());
+            let next = match element.offset() {
+                Offset::Offset(next) => Some(next),
+                _ => None,
+            };
+            if let Some(next) = next {
+                self.expected.insert(partition.clone(), next);
+            }
+            assigned.push(Assignment {
+                owner: self.consumer.context().ownership().assign(partition),
+                committed: next,
+                metadata: element.metadata().to_owned(),
+            });
+        }
+        self.pending.push_back(Event::Assigned(assigned));
+    }
+
+    /// What the last owners committed; asks again while a transaction of theirs is open.
+    fn committed(&self, partitions: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+        let start = Instant::now();
+        loop {
+            match self.consumer.committed_offsets(partitions.clone(), ANSWER_TIMEOUT) {
+                Err(error) if start.elapsed() < COMMITTED_TIMEOUT && !self.flags.stop.load(Ordering::Relaxed) => {
+                    tracing::warn!(%error, "committed offsets unknown, asking again");
+                }
+                answered => return answered,
             }
         }
-        self.pending.push_back(Event::Assigned(names));
     }
 
     fn names(&self, partitions: &TopicPartitionList) -> Vec<Partition> {
@@ -155,22 +189,28 @@ impl Poller {
             .collect()
     }
 
-    /// Moves events into the channel as far as they fit; pauses at its high watermark, resumes at its low one.
+    /// Moves events into the channel. A full one is waited for, because a pause throws the prefetched records away and
+    /// fetches them again; only a reader that stands still for [`STALLED`] has its partitions paused, so that polling and
+    /// with it rebalances go on. They are resumed at the channel's low watermark.
     fn forward(&mut self) {
+        let start = Instant::now();
         while let Some(event) = self.pending.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
-                self.pending.push_front(event);
+            let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) else {
+                continue;
+            };
+            self.pending.push_front(event);
+            if self.is_paused() || start.elapsed() > STALLED || self.flags.stop.load(Ordering::Relaxed) {
                 break;
             }
+            std::thread::sleep(FULL_WAIT);
         }
-        let free = self.events.capacity();
-        if !self.is_paused() && free == 0 {
+        if !self.is_paused() && !self.pending.is_empty() {
             log_failed(
                 "pause partitions",
                 self.consumer.assignment().and_then(|all| self.consumer.pause(&all)),
             );
             self.flags.paused.store(true, Ordering::Relaxed);
-        } else if self.is_paused() && free >= self.resume_at {
+        } else if self.is_paused() && self.events.capacity() >= self.resume_at {
             log_failed(
                 "resume partitions",
                 self.consumer.assignment().and_then(|all| self.consumer.resume(&all)),
@@ -183,9 +223,14 @@ impl Poller {
         self.flags.paused.load(Ordering::Relaxed)
     }
 
-    /// Hands over what is left and the reason to end; waits for room.
+    /// Hands over what is left and the reason to end.
     fn end(mut self, error: &KafkaError) {
         self.pending.push_back(Event::Fatal(error.to_string()));
+        self.hand_over();
+    }
+
+    /// Hands over what is left; waits for room.
+    fn hand_over(&mut self) {
         for event in std::mem::take(&mut self.pending) {
             if self.events.blocking_send(event).is_err() {
                 return;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
+use crate::kafka::cluster::Cluster;
+use crate::kafka::commit::{Batch, Committer, Floor, Output};
 use crate::kafka::config::shipped;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::kafka::sink::Sink;
@@ -59,7 +61,11 @@ async fn a_record_comes_out_as_it_went_in_after_its_assignment() {
     let (_broker, settings) = start(1);
     fill(&settings, 5..6, 4).await;
     let (source, mut events) = Source::start(&settings, "round", &[TOPIC], 4).unwrap();
-    assert_eq!(next(&mut events).await, Event::Assigned(vec![(TOPIC.into(), 0)]));
+    let Event::Assigned(assigned) = next(&mut events).await else {
+        panic!("no assignment");
+    };
+    assert_eq!(assigned[0].owner.partition, (TOPIC.into(), 0));
+    assert_eq!((assigned.len(), assigned[0].committed), (1, None));
     let record = next_record(&mut events).await;
     assert_eq!((&*record.topic, record.partition, record.offset), (TOPIC, 0, 0));
     assert_eq!((record.key.as_deref(), number(&record)), (Some(b"5".as_slice()), 5));
@@ -123,4 +129,52 @@ async fn records_that_the_broker_dropped_before_they_were_read_are_told_of() {
     assert_eq!(expected, 1);
     assert_eq!(next_record(&mut events).await.offset, got);
     source.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_is_delivered_with_its_floor_and_what_a_restart_should_know() {
+    let (_broker, settings) = start(1);
+    fill(&settings, 0..3, 4).await;
+    let committer = Committer::open(&settings, Cluster::Embedded, "test").await.unwrap();
+    assert!(!committer.is_transactional());
+    let (source, mut events) = Source::start(&settings, "batch", &[TOPIC], 16).unwrap();
+    let owner = owner(&mut events).await;
+    let gone = Owner {
+        epoch: owner.epoch + 1,
+        ..owner.clone()
+    };
+    let output = |owner: &Owner, number: u32| Output {
+        owner: owner.clone(),
+        topic: TOPIC,
+        partition: Some(0),
+        key: None,
+        payload: number.to_le_bytes().to_vec(),
+        headers: vec![],
+    };
+    let batch = Batch {
+        outputs: vec![output(&owner, 7), output(&gone, 8)],
+        floors: vec![Floor {
+            owner,
+            next_offset: 2,
+            metadata: "read to 3".to_owned(),
+        }],
+    };
+    let written = committer.commit(vec![source.membership()], batch).await.unwrap();
+    assert_eq!(written, [true, false], "work for a partition that went is left out");
+    source.stop().await.unwrap();
+    let (source, mut events) = Source::start(&settings, "batch", &[TOPIC], 16).unwrap();
+    let Event::Assigned(assigned) = next(&mut events).await else {
+        panic!("no assignment");
+    };
+    assert_eq!((assigned[0].committed, &*assigned[0].metadata), (Some(2), "read to 3"));
+    assert_eq!(number(&next_record(&mut events).await), 2);
+    assert_eq!(number(&next_record(&mut events).await), 7);
+    source.stop().await.unwrap();
+}
+
+async fn owner(events: &mut mpsc::Receiver<Event>) -> Owner {
+    match next(events).await {
+        Event::Assigned(mut assigned) => assigned.remove(0).owner,
+        other => panic!("{other:?}"),
+    }
 }

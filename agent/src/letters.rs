@@ -1,0 +1,175 @@
+//! Dead letters, to be read and to be sent again.
+//!
+//! Place: `meit-agent dead-letters`, beside the stream. A letter is what was refused, byte for byte, with its reason and its
+//! place in headers; after the cause is mended it can be sent again to where it came from.
+//! Invariant: reading changes nothing; sending again leaves the letter where it is and names its place in the copy's headers.
+
+use anyhow::{Context as _, ensure};
+use ecg::topic;
+use serde::Serialize;
+use service::kafka::KafkaSettings;
+use service::kafka::sink::Sink;
+use service::kafka::table::{self, Row};
+use service::kafka::{cluster, table::TableError};
+
+/// Header of a letter that was sent again: partition and offset of the letter.
+const REPLAYED_FROM: &str = "replayed-from";
+
+/// Which letters.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Choice {
+    /// Only letters with this reason.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Only letters that were refused as records of this topic.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Only the letter at this place of the dead letters.
+    #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place)]
+    pub at: Option<(i32, i64)>,
+}
+
+fn place(text: &str) -> Result<(i32, i64), String> {
+    let parse = || {
+        let (partition, offset) = text.split_once(':')?;
+        Some((partition.parse().ok()?, offset.parse().ok()?))
+    };
+    parse().ok_or_else(|| format!("{text:?} is not PARTITION:OFFSET"))
+}
+
+impl Choice {
+    fn takes(&self, row: &Row) -> bool {
+        let is = |wanted: &Option<String>, header| wanted.is_none() || wanted.as_deref() == row.header(header);
+        is(&self.reason, "reason")
+            && is(&self.topic, "topic")
+            && self.at.is_none_or(|at| at == (row.partition, row.offset))
+    }
+
+    /// True when it takes every letter.
+    pub fn is_all(&self) -> bool {
+        self.reason.is_none() && self.topic.is_none() && self.at.is_none()
+    }
+}
+
+/// One letter, without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Letter {
+    /// Where the letter lies: partition and offset.
+    pub at: (i32, i64),
+    /// Why it was refused.
+    pub reason: String,
+    /// The same in words.
+    pub error: String,
+    /// The topic that it was read from.
+    pub topic: String,
+    /// The partition that it was read from.
+    pub partition: String,
+    /// Its offset there.
+    pub offset: String,
+    /// Its length.
+    pub bytes: usize,
+}
+
+impl Letter {
+    fn of(row: &Row) -> Self {
+        let header = |name| row.header(name).unwrap_or_default().to_owned();
+        Self {
+            at: (row.partition, row.offset),
+            reason: header("reason"),
+            error: header("error"),
+            topic: header("topic"),
+            partition: header("partition"),
+            offset: header("offset"),
+            bytes: row.value.len(),
+        }
+    }
+}
+
+/// The letters that are there, by partition and offset.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn list(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<Vec<Letter>> {
+    Ok(rows(kafka, choice).await?.iter().map(Letter::of).collect())
+}
+
+/// Sends letters again, each with its bytes and key to the topic that it was read from; says how many.
+///
+/// # Errors
+/// When the broker does not answer or take them, or a letter does not say where it came from.
+pub async fn replay(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<usize> {
+    let rows = rows(kafka, choice).await?;
+    let sink = Sink::new(kafka).context("open kafka sink")?;
+    for row in &rows {
+        let place = format!("{}:{}", row.partition, row.offset);
+        let to = row
+            .header("topic")
+            .with_context(|| format!("letter {place} names no topic"))?;
+        ensure!(
+            topic::ALL.contains(&to),
+            "letter {place} is of topic {to:?}, which is none of ours"
+        );
+        // an empty key was none: no stream has an empty name
+        let key = (!row.key.is_empty()).then_some(row.key.as_slice());
+        sink.send(to, key, &row.value, &[(REPLAYED_FROM, &place)])
+            .await
+            .with_context(|| format!("send letter {place} again"))?;
+    }
+    Ok(rows.len())
+}
+
+async fn rows(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<Vec<Row>> {
+    let count = cluster::partitions(kafka, &[topic::DEAD_LETTERS])
+        .await
+        .context("count partitions")?[0];
+    let partitions: Vec<i32> = (0..count as i32).collect();
+    let read: Result<Vec<Row>, TableError> = table::read(kafka, topic::DEAD_LETTERS, &partitions).await;
+    let mut rows = read.context("read dead letters")?;
+    rows.retain(|row| choice.takes(row));
+    rows.sort_by_key(|row| (row.partition, row.offset));
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(reason: &str, offset: i64) -> Row {
+        let header = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        Row {
+            partition: 1,
+            offset,
+            key: vec![],
+            value: vec![1, 2, 3],
+            headers: vec![header("reason", reason), header("topic", topic::WAVEFORMS)],
+        }
+    }
+
+    #[test]
+    fn a_choice_takes_what_it_names() {
+        let by_reason = Choice {
+            reason: Some("decode".to_owned()),
+            ..Choice::default()
+        };
+        let by_place = Choice {
+            at: Some(place("1:7").unwrap()),
+            ..Choice::default()
+        };
+        for (choice, taken) in [
+            (Choice::default(), [true, true]),
+            (by_reason, [true, false]),
+            (by_place, [false, true]),
+        ] {
+            let rows = [row("decode", 5), row("identity", 7)];
+            assert_eq!(rows.map(|row| choice.takes(&row)), taken, "{choice:?}");
+        }
+        assert!(place("1").is_err() && place("a:b").is_err());
+    }
+
+    #[test]
+    fn a_letter_tells_its_place_and_reason_and_not_its_bytes() {
+        let letter = serde_json::to_value(Letter::of(&row("decode", 5))).unwrap();
+        assert_eq!(letter["at"], serde_json::json!([1, 5]));
+        assert_eq!((&letter["reason"], &letter["bytes"]), (&"decode".into(), &3.into()));
+    }
+}

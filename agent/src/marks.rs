@@ -1,0 +1,132 @@
+//! Which windows of each stream were made, so that a window is made once also when its samples are read again.
+//!
+//! Place: restored when a partition comes, asked when a window closes, written with each window that is delivered, in the
+//! same transaction. A restart reads from the first record that any open window needs, and so reads windows of other
+//! streams again that were delivered before; their marks keep them from being delivered twice.
+//! Invariant: within one boot of a device windows are made in the order of their starts, so the last one stands for all
+//! before it. A few boots are remembered, because records of an earlier boot may be read again after a restart.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// Boots of a stream that are remembered.
+const BOOTS: usize = 4;
+/// A mark that was not used for so long is forgotten here; the broker keeps it for a restart. Far longer than a silent
+/// stream keeps samples, so what a later packet can make is new.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// The last window made in each of a stream's latest boots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// (boot, first sample of the last window), oldest boot first.
+    boots: Vec<(u64, i64)>,
+}
+
+impl Mark {
+    fn has(&self, boot_id: u64, start_sample: i64) -> bool {
+        self.boots
+            .iter()
+            .any(|&(boot, last)| boot == boot_id && start_sample <= last)
+    }
+
+    fn add(&mut self, boot_id: u64, start_sample: i64) {
+        match self.boots.iter_mut().find(|(boot, _)| *boot == boot_id) {
+            Some((_, last)) => *last = start_sample.max(*last),
+            None => self.boots.push((boot_id, start_sample)),
+        }
+        let surplus = self.boots.len().saturating_sub(BOOTS);
+        self.boots.drain(..surplus);
+    }
+}
+
+/// The marks of one partition's streams.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    streams: HashMap<String, (Instant, Mark)>,
+}
+
+impl Marks {
+    /// Takes a mark from the broker; a later one of a stream replaces the earlier.
+    ///
+    /// # Errors
+    /// When it is no mark.
+    pub(crate) fn restore(&mut self, stream_id: &[u8], value: &[u8], now: Instant) -> Result<(), serde_json::Error> {
+        let stream_id = String::from_utf8_lossy(stream_id).into_owned();
+        self.streams.insert(stream_id, (now, serde_json::from_slice(value)?));
+        Ok(())
+    }
+
+    /// True when the window was made.
+    pub(crate) fn has(&self, stream_id: &str, boot_id: u64, start_sample: i64) -> bool {
+        let mark = self.streams.get(stream_id);
+        mark.is_some_and(|(_, mark)| mark.has(boot_id, start_sample))
+    }
+
+    /// Notes a window; gives the stream's new mark.
+    pub(crate) fn add(&mut self, stream_id: &str, boot_id: u64, start_sample: i64, now: Instant) -> &Mark {
+        let (used, mark) = self
+            .streams
+            .entry(stream_id.to_owned())
+            .or_insert_with(|| (now, Mark::default()));
+        *used = now;
+        mark.add(boot_id, start_sample);
+        mark
+    }
+
+    /// Forgets what was not used for long.
+    pub(crate) fn prune(&mut self, now: Instant) {
+        self.streams
+            .retain(|_, (used, _)| now.duration_since(*used) < FORGET_AFTER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_made_when_it_or_a_later_one_of_its_boot_was() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        marks.add("a", 1, 5000, now);
+        marks.add("a", 2, 0, now);
+        for (stream_id, boot_id, start_sample, made) in [
+            ("a", 1, 0, true),
+            ("a", 1, 5000, true),
+            ("a", 1, 10_000, false),
+            ("a", 2, 0, true),
+            ("a", 2, 5000, false),
+            ("a", 3, 0, false),
+            ("b", 1, 0, false),
+        ] {
+            assert_eq!(
+                marks.has(stream_id, boot_id, start_sample),
+                made,
+                "{stream_id} {boot_id} {start_sample}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mark_comes_back_from_the_broker_as_it_went() {
+        let (mut marks, mut restored, now) = (Marks::default(), Marks::default(), Instant::now());
+        for boot_id in 1..=6 {
+            let mark = marks.add("a", boot_id, 5000 * boot_id as i64, now).clone();
+            let value = serde_json::to_vec(&mark).unwrap();
+            restored.restore(b"a", &value, now).unwrap();
+        }
+        assert!(restored.has("a", 6, 30_000) && restored.has("a", 3, 15_000));
+        assert!(!restored.has("a", 2, 10_000), "only the latest boots are remembered");
+        assert!(restored.restore(b"a", b"{}", now).is_err());
+    }
+
+    #[test]
+    fn a_mark_is_forgotten_when_it_was_not_used_for_long() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        marks.add("a", 1, 0, now);
+        marks.add("b", 1, 0, now + FORGET_AFTER / 2);
+        marks.prune(now + FORGET_AFTER);
+        assert_eq!((marks.has("a", 1, 0), marks.has("b", 1, 0)), (false, true));
+    }
+}
