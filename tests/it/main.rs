@@ -1,16 +1,18 @@
 //! One integration binary: the laws that hold between packages.
 //!
 //! Place: joins the packages as `deploy/standalone` does; nothing imports it. Invariant: no network beyond the loopback
-//! of the embedded broker, and the same result each time.
+//! of the brokers that the tests start, and the same result each time.
 
 #![allow(clippy::unwrap_used)] // every function here is part of a test
 
 mod adapters;
+mod broker;
 mod dashboards;
 mod deploy;
 mod fusion;
 mod golden;
 mod gradient;
+mod kafka;
 mod node;
 mod rig;
 mod stream;
