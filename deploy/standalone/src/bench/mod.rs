@@ -4,6 +4,7 @@
 //! says over what and by which clock.
 
 pub mod dsp;
+pub mod stream;
 
 /// Arguments of `meit bench`.
 #[derive(clap::Args, Debug)]
@@ -17,6 +18,8 @@ pub struct Arguments {
 enum Part {
     /// Signal processing of whole windows: filter, beats, signal-to-noise ratio, quality, measurements.
     Dsp(dsp::Arguments),
+    /// Packets through Kafka and the agent, beside the same bytes through a bare consumer and producer.
+    Stream(stream::Arguments),
 }
 
 /// Measures the part and prints one JSON object.
@@ -26,5 +29,6 @@ enum Part {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.part {
         Part::Dsp(arguments) => dsp::run(arguments),
+        Part::Stream(arguments) => stream::run(arguments),
     }
 }
