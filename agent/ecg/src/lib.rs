@@ -6,6 +6,7 @@
 //! The same samples give the same segments bit for bit.
 
 pub mod dsp;
+pub mod event;
 pub mod id;
 pub mod lead;
 pub mod limb;

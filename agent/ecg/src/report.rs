@@ -127,9 +127,34 @@ pub struct SignedReport {
     pub signed_at_us: i64,
     /// True when the report may be trained on.
     pub training_consent: bool,
+    /// 1 for the first signature, one more with every amendment; the highest of a draft holds, of equal ones the last.
+    #[serde(default = "first_version")]
+    pub version: u32,
+    /// Why, where the draft was rejected.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What the signature says of the text.
+    #[serde(default)]
+    pub meaning: String,
+    /// The text as drafted, so that the change is known after the draft's record is gone; none where the node abstained.
+    #[serde(default)]
+    pub draft_text: Option<String>,
+    /// SHA-256 of the samples that the signer saw.
+    #[serde(default)]
+    pub segment_sha256: String,
+    /// Id of the bundle that drafted.
+    #[serde(default)]
+    pub bundle_id: String,
+}
+
+/// [`SignedReport::version`] of records that were written before it was there.
+fn first_version() -> u32 {
+    1
 }
 
 /// What a clinician did with a draft.
+///
+/// [`SignAction::Rejected`] leaves no report; a reader must not show its text as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SignAction {
@@ -139,6 +164,20 @@ pub enum SignAction {
     Edited,
     /// Thrown away.
     Rejected,
+}
+
+impl SignAction {
+    /// Every action.
+    pub const ALL: [SignAction; 3] = [SignAction::Accepted, SignAction::Edited, SignAction::Rejected];
+
+    /// Label value, as in JSON: "accepted", "edited", "rejected".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SignAction::Accepted => "accepted",
+            SignAction::Edited => "edited",
+            SignAction::Rejected => "rejected",
+        }
+    }
 }
 
 /// A segment that the gate refused, and why; the samples stay on `ecg.waveforms.v1`.
@@ -252,5 +291,17 @@ mod tests {
         );
         assert!(json.contains("draft, not reviewed by a clinician"));
         assert_eq!(serde_json::from_str::<DraftReport>(&json).unwrap(), draft);
+    }
+
+    #[test]
+    fn a_signed_report_without_the_later_fields_is_the_first_version() {
+        let json = r#"{"draft_id":"d","segment_id":"s","text":"sinus rhythm","action":"edited","signer":"dr-1",
+            "role":"cardiologist","signed_at_us":1,"training_consent":true}"#;
+        let report: SignedReport = serde_json::from_str(json).unwrap();
+        assert_eq!((report.version, report.reason, report.draft_text), (1, None, None));
+        for action in SignAction::ALL {
+            let json = serde_json::to_string(&action).unwrap();
+            assert_eq!(json, format!("\"{}\"", action.as_str()));
+        }
     }
 }
