@@ -29,11 +29,12 @@ fn exported() -> BTreeMap<String, Labels> {
     let node = node::metrics::Metrics::new(&registry).unwrap();
     node.bundle_loaded("any");
     let _bedside = bedside::metrics::Metrics::new(&registry).unwrap();
+    let _review = review::metrics::Metrics::new(&registry).unwrap();
     let pipeline = pipeline::metrics::Metrics::new(&registry).unwrap();
     for stage in pipeline::metrics::STAGES {
         pipeline.ended(stage, true, 1.0, 1.0);
     }
-    for process in ["agent", "node", "bedside"] {
+    for process in ["agent", "node", "bedside", "review"] {
         let meter = service::telemetry::Meter::new(&registry, process);
         service::telemetry::describe(meter, &"settings").unwrap();
     }

@@ -7,6 +7,7 @@
 
 mod adapters;
 mod broker;
+mod api;
 mod dashboards;
 mod deploy;
 mod fusion;
@@ -14,6 +15,7 @@ mod golden;
 mod gradient;
 mod kafka;
 mod node;
+mod review;
 mod rig;
 mod stream;
 mod tidy;

@@ -1,6 +1,6 @@
 //! An embedded broker, packets of shipped recordings, and a drafter without a model.
 //!
-//! Place: under `stream` and `node`. Invariant: every topic has one partition, so a marker that is sent after the
+//! Place: under `stream`, `node` and `review`. Invariant: every topic has one partition, so a marker that is sent after the
 //! processes stopped is the last record, and reading up to it reads all.
 
 use std::path::{Path, PathBuf};
@@ -86,8 +86,8 @@ pub fn packets(recordings: &[Recording], packet_samples: usize) -> Vec<Packet> {
 
 /// A broker and its settings.
 pub struct Rig {
-    kafka: KafkaSettings,
-    sink: Sink,
+    pub kafka: KafkaSettings,
+    pub sink: Sink,
     _broker: EmbeddedBroker,
 }
 

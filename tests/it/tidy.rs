@@ -9,7 +9,7 @@ use crate::rig::root;
 
 const FOLDERS: [&str; 5] = ["agent", "model", "pipeline", "deploy", "tests"];
 /// Folder of each package, and which of ours it may import; what joins them all is in [`JOINS`].
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("agent", &["ecg", "service"]),
     ("agent/bedside", &["ecg", "service"]),
     ("agent/ecg", &[]),
@@ -17,16 +17,18 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
     ("model", &["ecg"]),
     ("model/node", &["model", "ecg", "service"]),
     ("pipeline", &["model", "score", "ecg"]),
+    ("pipeline/review", &["ecg", "service"]),
     ("pipeline/score", &[]),
 ];
 const JOINS: [&str; 2] = ["deploy/standalone", "tests"];
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "agent",
     "bedside",
     "ecg",
     "model",
     "node",
     "pipeline",
+    "review",
     "score",
     "service",
     "standalone",
@@ -43,13 +45,21 @@ const NEVER: [(&str, &[&str]); 3] = [
             "model",
             "model/node",
             "pipeline",
+            "pipeline/review",
             "pipeline/score",
         ],
     ),
     ("tokio", &["agent/ecg", "model", "pipeline/score"]),
     (
         "candle",
-        &["agent", "agent/bedside", "agent/ecg", "agent/service", "pipeline/score"],
+        &[
+            "agent",
+            "agent/bedside",
+            "agent/ecg",
+            "agent/service",
+            "pipeline/review",
+            "pipeline/score",
+        ],
     ),
 ];
 

@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::assets;
 use crate::draft_line::{self, Seen};
+use crate::page::Page;
 use crate::summary::Summary;
 
 /// Partitions of each topic on the embedded broker, a ring of 5 MiB each.
@@ -71,6 +72,9 @@ pub struct Arguments {
     /// Print one JSON object a draft instead of text.
     #[arg(long)]
     pub json: bool,
+    /// Serve the review page too, and stay until Ctrl-C.
+    #[arg(long)]
+    pub review: bool,
     /// A real Kafka, host:port, instead of the embedded broker.
     #[arg(long)]
     pub brokers: Option<String>,
@@ -121,6 +125,8 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let stop = Shutdown::new();
     let counters = Counters::serve(&arguments.metrics_address, &stop, &cluster, &bundle, &settings).await?;
 
+    let mut page = open_page(arguments, &cluster, &counters, &stop).await?;
+
     let (drafts, mut arrived) = mpsc::channel(64);
     let reader = tokio::spawn(read_drafts(cluster.kafka.clone(), drafts, stop.clone()));
     let rejected = tokio::spawn(count_rejects(cluster.kafka.clone(), stop.clone()));
@@ -157,6 +163,11 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
         },
     )
     .await;
+    let interrupted = interrupt.is_triggered();
+    if let Some(page) = page.as_mut().filter(|_| played.is_ok()) {
+        show.finish();
+        page.stay(&interrupt).await;
+    }
     stop.trigger();
     let (node, agent) = (
         node.await.context("node panicked")??,
@@ -164,6 +175,7 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     );
     reader.await.context("draft reader panicked")??;
     rejected.await.context("reject reader panicked")??;
+    Page::close(page).await?;
     show.finish();
     let replay = played?;
     let summary = Summary {
@@ -173,7 +185,21 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
         latencies_ms: seen,
     };
     eprint!("{summary}");
-    summary.check(interrupt.is_triggered())
+    summary.check(interrupted)
+}
+
+/// Serves the review page where it was asked for.
+async fn open_page(
+    arguments: &Arguments,
+    cluster: &Cluster,
+    counters: &Counters,
+    stop: &Shutdown,
+) -> anyhow::Result<Option<Page>> {
+    if !arguments.review {
+        return Ok(None);
+    }
+    let page = Page::open(&cluster.kafka, counters.review.clone(), stop.clone()).await?;
+    Ok(Some(page))
 }
 
 /// The counters of all processes, served together.
@@ -181,6 +207,7 @@ struct Counters {
     agent: agent::metrics::Metrics,
     node: node::metrics::Metrics,
     bedside: bedside::metrics::Metrics,
+    review: review::metrics::Metrics,
 }
 
 impl Counters {
@@ -208,6 +235,7 @@ impl Counters {
             agent: agent::metrics::Metrics::new(&registry)?,
             node: node::metrics::Metrics::new(&registry)?,
             bedside: bedside::metrics::Metrics::new(&registry)?,
+            review: review::metrics::Metrics::new(&registry)?,
         })
     }
 }

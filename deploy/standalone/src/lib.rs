@@ -7,6 +7,7 @@ pub mod assets;
 pub mod bench;
 pub mod demo;
 pub mod draft_line;
+mod page;
 pub mod report;
 pub mod summary;
 pub mod svg;

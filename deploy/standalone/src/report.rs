@@ -13,12 +13,13 @@ use candle_core::Device;
 use ecg::LEADS;
 use ecg::dsp::{self, DspConfig};
 use ecg::lead::Lead;
-use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
+use ecg::segment::{Decision, LeadQuality, Reason, Segment};
 use model::bundle::Bundle;
 use model::generate::DecodeOptions;
 use model::meit::EcgInput;
 use node::draft::{Abstain, abstains};
 use node::validate::{TextFault, validate};
+use review::words::{measured, origin, reasons};
 use serde::Serialize;
 
 use crate::{assets, svg};
@@ -227,36 +228,6 @@ impl Reading {
     }
 }
 
-/// Names and values of the measurements, as they are printed.
-pub fn measured(m: &Measurements) -> [(&'static str, String); 7] {
-    let number = |value: Option<f32>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.0}"));
-    let with = |value: Option<f32>, unit: &str| match value {
-        Some(_) => format!("{} {unit}", number(value)),
-        None => "-".to_owned(),
-    };
-    [
-        ("Heart rate", with(m.heart_rate_bpm, "bpm")),
-        ("PR", with(m.pr_ms, "ms")),
-        ("QRS", with(m.qrs_ms, "ms")),
-        ("QT / QTc", format!("{} / {}", number(m.qt_ms), with(m.qtc_ms, "ms"))),
-        (
-            "QRS axis",
-            m.axis_degrees.map_or_else(|| "-".to_owned(), |v| format!("{v:.0}°")),
-        ),
-        ("RR spread", with(m.rr_sd_ms, "ms")),
-        ("Beats", m.beats.to_string()),
-    ]
-}
-
-/// Reasons as words, or `none` when there are none.
-pub fn reasons(reasons: &[Reason], none: &str) -> String {
-    if reasons.is_empty() {
-        return none.to_owned();
-    }
-    let words: Vec<String> = reasons.iter().map(|r| r.as_str().replace('_', " ")).collect();
-    words.join(", ")
-}
-
 fn quality_row(lead: Lead, quality: &LeadQuality) -> String {
     let snr = quality.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}"));
     format!(
@@ -269,15 +240,6 @@ fn quality_row(lead: Lead, quality: &LeadQuality) -> String {
         if quality.usable { "yes" } else { "no" },
         reasons(&quality.flags, "-"),
     )
-}
-
-fn origin(origin: LeadOrigin) -> &'static str {
-    match origin {
-        LeadOrigin::Measured => "measured",
-        LeadOrigin::Derived => "derived",
-        LeadOrigin::Reconstructed => "reconstructed",
-        LeadOrigin::Missing => "missing",
-    }
 }
 
 /// Breaks a text between words into lines of at most `width` characters; a longer word stays whole.
@@ -297,6 +259,8 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use ecg::segment::LeadOrigin;
+
     use super::*;
 
     /// Twelve leads of made-up beats at 75 bpm, analysed.
@@ -410,13 +374,6 @@ pub(crate) mod tests {
         }
         assert!(text.contains("DRAFT - not reviewed by a clinician"));
         assert!(text.contains("Heart rate  75 bpm"), "{text}");
-    }
-
-    #[test]
-    fn what_is_not_measurable_is_a_dash() {
-        let values = measured(&Measurements::default());
-        assert!(values[..3].iter().all(|(_, value)| value == "-"));
-        assert_eq!(values[3].1, "- / -");
     }
 
     #[test]
