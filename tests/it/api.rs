@@ -193,6 +193,8 @@ fn entry(signed: bool) -> Entry {
         snr_db: None,
         baseline_uv: 0.0,
         mains_uv: 0.0,
+        mains_residual_uv: 0.0,
+        drawn_samples: 0,
         flags: vec![],
         origin: LeadOrigin::Missing,
         usable: false,

@@ -6,8 +6,8 @@
 #![allow(clippy::unwrap_used)] // every function here is part of a test
 
 mod adapters;
-mod broker;
 mod api;
+mod broker;
 mod dashboards;
 mod deploy;
 mod fusion;

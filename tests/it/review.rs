@@ -216,6 +216,8 @@ fn case(bed: &str, text: &str) -> (Segment, DraftReport) {
     let written = node::drafter::DraftText {
         text: text.to_owned(),
         tokens: 3,
+        prompt_tokens: 12,
+        steps: vec![],
         logprob_mean: -0.1,
         logprob_min: -0.2,
         finish: model::generate::Finish::Stop,

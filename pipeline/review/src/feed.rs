@@ -152,8 +152,7 @@ impl Feed {
 fn read(topic: &str, payload: &[u8]) -> anyhow::Result<Said> {
     if topic == topic::SEGMENTS || topic == topic::SEGMENTS_STAT {
         let segment = Segment::decode(payload).context("read segment")?;
-        let samples = [segment.raw.as_slice(), segment.filtered.as_slice()].concat();
-        let found = ecg::id::samples_sha256(&samples);
+        let found = ecg::id::samples_sha256(&[&segment.raw, &segment.filtered]);
         anyhow::ensure!(
             found == segment.samples_sha256,
             "segment says its samples hash to {}, they hash to {found}",
