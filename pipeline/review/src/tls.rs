@@ -173,3 +173,82 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
         Self(*stream.remote_addr())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    use super::*;
+
+    fn pair() -> (PathBuf, PathBuf) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tls");
+        (directory.join("cert.pem"), directory.join("key.pem"))
+    }
+
+    /// A listener that greets whoever has shaken hands.
+    async fn greeter() -> SocketAddr {
+        let (certificate, key) = pair();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let mut listener = TlsListener::new(tcp, address, acceptor(&certificate, &key).unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await;
+                stream.write_all(b"hello").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        address
+    }
+
+    fn client(trusted: bool) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        if trusted {
+            let certificate = CertificateDer::from_pem_file(pair().0).unwrap();
+            roots.add(certificate).unwrap();
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    #[tokio::test]
+    async fn who_trusts_the_certificate_is_served_while_another_never_shakes_hands() {
+        let address = greeter().await;
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connect = |trusted| {
+            let name = name.clone();
+            async move { client(trusted).connect(name, TcpStream::connect(address).await?).await }
+        };
+        let mut greeting = String::new();
+        connect(true)
+            .await
+            .unwrap()
+            .read_to_string(&mut greeting)
+            .await
+            .unwrap();
+        assert_eq!(greeting, "hello");
+        assert!(connect(false).await.is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_no_certificate_or_no_key_is_named() {
+        let (certificate, key) = pair();
+        let missing = Path::new("/nonexistent.pem");
+        for (certificate, key, named) in [
+            (missing, key.as_path(), "/nonexistent.pem"),
+            (certificate.as_path(), missing, "/nonexistent.pem"),
+            (key.as_path(), key.as_path(), "no certificate in"),
+        ] {
+            let error = acceptor(certificate, key).err().unwrap().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}
