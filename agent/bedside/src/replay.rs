@@ -219,8 +219,10 @@ impl Replay {
             ..packet
         };
         let key = Some(packet.stream_id.as_bytes());
+        let event_id = format!("{}-{}-{}", packet.stream_id, packet.boot_id, packet.sequence);
+        let headers = ecg::event::headers(topic::WAVEFORMS, "/meit/bedside", &event_id);
         self.sink
-            .send(topic::WAVEFORMS, key, &packet.encode(), &[])
+            .send(topic::WAVEFORMS, key, &packet.encode(), &headers)
             .await
             .context("send packet")?;
         self.metrics.packets_sent.inc();

@@ -38,6 +38,12 @@ pub fn headers<'a>(topic: &'a str, source: &'a str, id: &'a str) -> [(&'static s
     ]
 }
 
+/// As [`headers`], for records that outlive the id.
+pub fn owned_headers(topic: &str, source: &str, id: &str) -> Vec<(&'static str, String)> {
+    let all = headers(topic, source, id).map(|(key, value)| (key, value.to_owned()));
+    all.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +57,8 @@ mod tests {
                 assert!(value.is_some_and(|value| !value.is_empty()), "{topic} {name}");
             }
         }
+        let owned = owned_headers(topic::REPORTS, "/meit/node", "draft-1");
+        assert!(owned.contains(&("ce_id", "draft-1".to_owned())) && owned.len() == 5);
         assert_eq!(content_type(topic::SEGMENTS_STAT), PROTOBUF);
         assert_eq!(content_type(topic::SIGNED_REPORTS), JSON);
         assert_eq!(content_type(topic::DEAD_LETTERS), BYTES);

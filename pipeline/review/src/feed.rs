@@ -180,7 +180,7 @@ mod tests {
 
     fn hashed() -> Segment {
         let mut segment = segment("bed-01", 0);
-        segment.samples_sha256 = ecg::id::samples_sha256(&[segment.raw.as_slice(), &segment.filtered].concat());
+        segment.samples_sha256 = ecg::id::samples_sha256(&[&segment.raw, &segment.filtered]);
         segment
     }
 

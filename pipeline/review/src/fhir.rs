@@ -369,7 +369,12 @@ pub fn measured(m: &Measurements) -> [(&'static str, &'static str, &'static str,
         ("8625-6", "P-R Interval", "ms", m.pr_ms),
         ("8633-0", "QRS duration", "ms", m.qrs_ms),
         ("8634-8", "Q-T interval", "ms", m.qt_ms),
-        ("8636-3", "Q-T interval corrected", "ms", m.qtc_ms),
+        (
+            "76634-5",
+            "Q-T interval corrected based on Fridericia formula",
+            "ms",
+            m.qtc_ms,
+        ),
         ("8632-2", "QRS axis", "deg", m.axis_degrees),
     ]
 }

@@ -386,12 +386,15 @@ fn quality(entry: &Entry) -> Markup {
         section aria-labelledby="quality-title" {
             h2 #quality-title { "Leads" }
             table .facts .quality {
-                thead { tr { th scope="col" { "Lead" } th scope="col" { "SNR" } th scope="col" { "Remarks" } } }
+                thead { tr {
+                    th scope="col" { "Lead" } th scope="col" { "SNR" } th scope="col" { "ST" } th scope="col" { "Remarks" }
+                } }
                 tbody {
                     @for (lead, quality) in Lead::ALL.into_iter().zip(&segment.quality) {
                         tr .unusable[!quality.usable] {
                             th scope="row" { (lead.name()) }
                             td .number { (quality.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.0} dB"))) }
+                            td .number { (st_segment(entry, lead)) }
                             td {
                                 @if !quality.usable { strong { "do not read" } " " }
                                 (reasons(&quality.flags, ""))
@@ -403,6 +406,13 @@ fn quality(entry: &Entry) -> Markup {
             }
         }
     }
+}
+
+/// The ST level of a lead that can be read.
+fn st_segment(entry: &Entry, lead: Lead) -> String {
+    let amplitudes = entry.draft.measurements.leads.get(lead.index());
+    let st_mv = amplitudes.and_then(|amplitudes| amplitudes.st_mv);
+    st_mv.map_or_else(|| "-".to_owned(), |mv| format!("{mv:+.2} mV"))
 }
 
 /// The login.
