@@ -216,7 +216,7 @@ fn case(bed: &str, text: &str) -> (Segment, DraftReport) {
     let written = node::drafter::DraftText {
         text: text.to_owned(),
         tokens: 3,
-        prompt_tokens: 12,
+        prompt_tokens: 0,
         steps: vec![],
         logprob_mean: -0.1,
         logprob_min: -0.2,

@@ -412,7 +412,9 @@ fn quality(entry: &Entry) -> Markup {
 fn st_segment(entry: &Entry, lead: Lead) -> String {
     let amplitudes = entry.draft.measurements.leads.get(lead.index());
     let st_mv = amplitudes.and_then(|amplitudes| amplitudes.st_mv);
-    st_mv.map_or_else(|| "-".to_owned(), |mv| format!("{mv:+.2} mV"))
+    // adding zero turns a negative zero into zero
+    let hundredths = |mv: f32| (mv * 100.0).round() / 100.0 + 0.0;
+    st_mv.map_or_else(|| "-".to_owned(), |mv| format!("{:+.2} mV", hundredths(mv)))
 }
 
 /// The login.
