@@ -320,6 +320,8 @@ async fn without_kafka_the_draft_and_the_text_are_kept_and_a_restart_shows_it_ag
     assert_eq!(failed.status, 503);
     assert!(failed.body.contains("Kafka does not answer") && failed.body.contains(">my own words</textarea>"));
     assert!(client.get(page.address, "/rows").await.body.contains(&draft.draft_id));
+    let again = client.post(page.address, &path, &form).await;
+    assert_eq!(again.status, 503, "it can be tried again");
     let log = audited(&page.audit());
     assert!(
         log.contains("sign_requested") && log.contains("sign_failed") && !log.contains("\"signed\""),
