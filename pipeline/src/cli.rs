@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
+use crate::benchmark::{self, BenchmarkArgs};
 use crate::dataset::PtbXl;
+use crate::evaluate::cases::TestSet;
+use crate::evaluate::pairs::{ScoreArgs, score_file};
 use crate::settings::TrainSettings;
 use crate::{evaluate, metrics, train};
 
@@ -36,6 +39,10 @@ enum Command {
     ///
     /// Example: meit-pipeline score --pairs pairs.tsv --json
     Score(ScoreArgs),
+    /// The paper's benchmark on bundles: JSON, a Markdown table in the paper's layout, and plots.
+    ///
+    /// Example: meit-pipeline benchmark --dataset ptbxl:/data/ptbxl --bundle model/bundle --task quality --out results
+    Benchmark(Box<BenchmarkArgs>),
 }
 
 #[derive(clap::Args)]
@@ -70,25 +77,8 @@ struct EvaluateArgs {
     /// Where hypothesis<TAB>reference pairs go.
     #[arg(long)]
     pairs: Option<PathBuf>,
-    /// Seed of the shuffled control.
-    #[arg(long, default_value_t = 20_261_124)]
-    seed: u64,
-}
-
-#[derive(clap::Args)]
-struct ScoreArgs {
-    /// One hypothesis<TAB>reference a line.
-    #[arg(long)]
-    pairs: PathBuf,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
-    /// Add the per-pair arrays.
-    #[arg(long)]
-    each: bool,
-    /// WordNet 3.0 directory, for METEOR's synonyms.
-    #[arg(long)]
-    wordnet: Option<PathBuf>,
+    #[command(flatten)]
+    settings: evaluate::Settings,
 }
 
 impl Cli {
@@ -108,8 +98,9 @@ impl Cli {
                 Ok(())
             }),
             Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", || {
-                let data = open(&args.dataset)?;
-                let report = evaluate::run(&args.bundle, &data, &args.folds, args.seed)?;
+                let mut set = test_set(&args.dataset, &args.folds)?;
+                set.truncate(args.settings.limit);
+                let report = evaluate::run(&args.bundle, &set, &args.settings)?;
                 if let Some(path) = &args.pairs {
                     std::fs::write(path, report.pairs_tsv()).with_context(|| format!("write {}", path.display()))?;
                 }
@@ -121,7 +112,13 @@ impl Cli {
                 print!("{}", report.table());
                 Ok(())
             }),
-            Command::Score(args) => evaluate::score_file(&args.pairs, args.json, args.each, args.wordnet.as_deref()),
+            Command::Score(args) => score_file(&args),
+            Command::Benchmark(args) => {
+                let mut set = test_set(&args.dataset, &args.folds)?;
+                set.truncate(args.settings.limit);
+                print!("{}", benchmark::run(&args, &set)?);
+                Ok(())
+            }
         }
     }
 }
@@ -129,6 +126,13 @@ impl Cli {
 fn open(dataset: &str) -> anyhow::Result<PtbXl> {
     match dataset.split_once(':') {
         Some(("ptbxl", dir)) => PtbXl::open(dir.as_ref()),
+        _ => bail!("dataset is {dataset}: expected ptbxl:DIR"),
+    }
+}
+
+fn test_set(dataset: &str, folds: &[u8]) -> anyhow::Result<TestSet> {
+    match dataset.split_once(':') {
+        Some(("ptbxl", dir)) => TestSet::ptbxl(&PtbXl::open(dir.as_ref())?, dir.as_ref(), folds),
         _ => bail!("dataset is {dataset}: expected ptbxl:DIR"),
     }
 }

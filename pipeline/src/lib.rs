@@ -5,6 +5,8 @@
 
 pub mod augment;
 pub mod batch;
+pub mod benchmark;
+pub mod bertscore;
 pub mod checkpoint;
 pub mod cli;
 pub mod dataset;

@@ -16,8 +16,8 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("agent/service", &[]),
     ("model", &["ecg"]),
     ("model/node", &["model", "ecg", "service"]),
-    ("pipeline", &["model", "score", "ecg"]),
     ("pipeline/review", &["ecg", "service"]),
+    ("pipeline", &["model", "node", "bedside", "score", "ecg"]),
     ("pipeline/score", &[]),
 ];
 const JOINS: [&str; 2] = ["deploy/standalone", "tests"];

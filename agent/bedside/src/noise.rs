@@ -53,6 +53,11 @@ pub struct NoiseSource {
 }
 
 impl NoiseSource {
+    /// Noise of these channels, each at 500 Hz and at least ten seconds long.
+    pub fn new(channels: Vec<Vec<f32>>) -> Self {
+        Self { channels }
+    }
+
     /// Reads a noise record from a directory of WFDB records; `None` for [`Noise::None`].
     ///
     /// # Errors

@@ -1,21 +1,18 @@
 //! Corpus BLEU 1 to 4, one reference a hypothesis.
 //!
-//! Place: over `tokens::caption`. Invariant: finite for any input, empty texts included.
+//! Place: over the n-grams of `tokens::caption`. Invariant: finite for any input, empty texts included.
 //! Source: pycocoevalcap/bleu/bleu_scorer.py (`compute_score`, option "closest"), with its two epsilons.
 
-use crate::tokens::{ngrams, overlap};
+use crate::grams::{Grams, ORDERS};
 
 /// Keeps a denominator from zero.
 const SMALL: f64 = 1e-9;
 /// Keeps a numerator from zero.
 const TINY: f64 = 1e-15;
 
-/// Longest n-gram counted.
-pub const ORDERS: usize = 4;
-
-/// Sums of one pair or of a whole corpus.
-#[derive(Clone, Copy, Default)]
-struct Sums {
+/// What BLEU needs of one pair, or the sum of it over many.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
     hypothesis: usize,
     reference: usize,
     guess: [usize; ORDERS],
@@ -23,20 +20,18 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(hypothesis: &[&str], reference: &[&str]) -> Self {
-        let mut sums = Self {
-            hypothesis: hypothesis.len(),
-            reference: reference.len(),
-            ..Self::default()
-        };
-        for k in 0..ORDERS {
-            sums.guess[k] = hypothesis.len().saturating_sub(k);
-            sums.correct[k] = overlap(&ngrams(hypothesis, k + 1), &ngrams(reference, k + 1));
+    /// Of one pair: token counts and n-grams of both texts.
+    pub fn of(lengths: (usize, usize), hypothesis: &Grams, reference: &Grams) -> Self {
+        Self {
+            hypothesis: lengths.0,
+            reference: lengths.1,
+            guess: std::array::from_fn(|k| lengths.0.saturating_sub(k)),
+            correct: hypothesis.overlap(reference),
         }
-        sums
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds another pair's.
+    pub fn add(&mut self, other: &Self) {
         self.hypothesis += other.hypothesis;
         self.reference += other.reference;
         for k in 0..ORDERS {
@@ -45,7 +40,8 @@ impl Sums {
         }
     }
 
-    fn bleu(&self) -> [f64; ORDERS] {
+    /// BLEU 1 to 4.
+    pub fn bleu(&self) -> [f64; ORDERS] {
         let ratio = (self.hypothesis as f64 + TINY) / (self.reference as f64 + SMALL);
         let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
         let mut product = 1.0;
@@ -58,31 +54,30 @@ impl Sums {
     }
 }
 
-/// BLEU 1 to 4 over all pairs of (hypothesis, reference) tokens.
-pub fn bleu(pairs: &[(Vec<&str>, Vec<&str>)]) -> [f64; ORDERS] {
-    let mut total = Sums::default();
-    for (hypothesis, reference) in pairs {
-        total.add(&Sums::of(hypothesis, reference));
-    }
-    total.bleu()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn bleu(hypothesis: &[u32], reference: &[u32]) -> [f64; ORDERS] {
+        let grams = |tokens| Grams::of(tokens, ORDERS);
+        Sums::of(
+            (hypothesis.len(), reference.len()),
+            &grams(hypothesis),
+            &grams(reference),
+        )
+        .bleu()
+    }
+
     #[test]
     fn same_text_scores_one_and_short_text_is_punished() {
-        let words = vec!["a", "b", "c", "d", "e"];
-        let same = bleu(&[(words.clone(), words.clone())]);
-        assert!(same.iter().all(|b| (b - 1.0).abs() < 1e-6));
-        let short = bleu(&[(words[..4].to_vec(), words)]);
+        let words = [0, 1, 2, 3, 4];
+        assert!(bleu(&words, &words).iter().all(|b| (b - 1.0).abs() < 1e-6));
+        let short = bleu(&words[..4], &words);
         assert!((short[0] - (1.0f64 - 5.0 / 4.0).exp()).abs() < 1e-6);
     }
 
     #[test]
     fn empty_texts_are_finite() {
-        let none = bleu(&[(vec![], vec![])]);
-        assert!(none.iter().all(|b| b.is_finite()));
+        assert!(bleu(&[], &[]).iter().all(|b| b.is_finite()));
     }
 }

@@ -1,22 +1,28 @@
-//! Text metrics of generated reports against references: BLEU, ROUGE, CIDEr-D and METEOR.
+//! Text metrics of generated reports against references: BLEU, ROUGE, CIDEr-D, METEOR, and the statements both name.
 //!
-//! Place: after drafting, in evaluation and in the promotion gate; nothing of a prompt is ever in a scored text.
-//! Invariant: a pure function of the pairs (and of the WordNet files, when given); every value equals that of the library
-//! the field uses (pycocoevalcap, rouge_score, nltk) to 1e-6.
+//! Place: after drafting, in evaluation and in the promotion gate; nothing of a prompt is ever in a scored text, but for
+//! [`Mode::Reference`]. Invariant: a pure function of the pairs (and of the WordNet files, when given); every value equals
+//! that of the library the field uses (pycocoevalcap, rouge_score, nltk) to 1e-6.
 
 pub mod bleu;
 pub mod cider;
+pub mod clinical;
+pub mod grams;
 pub mod meteor;
 pub mod porter;
+pub mod reference;
 pub mod rouge;
 pub mod tokens;
 pub mod wordnet;
 
-use meteor::Synonyms;
+use std::path::PathBuf;
+
+use grams::{Grams, ORDERS};
+use meteor::{Lexicon, Synonyms};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::path::PathBuf;
-use wordnet::WordNet;
+use tokens::{Texts, Vocabulary};
+use wordnet::{WordNet, WordNetError};
 
 /// What to compute besides the corpus values.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +31,16 @@ pub struct Options {
     pub each: bool,
     /// Directory of WordNet 3.0; without it METEOR with synonyms is left out.
     pub wordnet: Option<PathBuf>,
+}
+
+/// Which document frequencies CIDEr-D weighs n-grams by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Those of the references.
+    #[default]
+    Clean,
+    /// None: every n-gram weighs the same, as in the authors' scoring.
+    Reference,
 }
 
 /// Values over all pairs, and of each pair on demand; the JSON keys are those of tests/golden/metrics/metrics.json.
@@ -70,90 +86,126 @@ pub struct Scores {
     pub meteor_each: Option<Vec<f64>>,
 }
 
+/// What one pair adds to the corpus values, so that any subset can be scored without its texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairScore {
+    /// Its part of BLEU.
+    pub bleu: bleu::Sums,
+    /// Caption ROUGE-L.
+    pub rouge_l: f64,
+    /// CIDEr-D, by the document frequencies of the whole corpus.
+    pub cider_d: f64,
+    /// ROUGE-1 and ROUGE-2 F1.
+    pub rouge_n_f: [f64; 2],
+    /// ROUGE-L F1.
+    pub rouge_l_f: f64,
+    /// METEOR of exact and stem matches.
+    pub meteor_stem: f64,
+    /// METEOR with synonyms.
+    pub meteor: Option<f64>,
+}
+
 /// Mean; zero of nothing.
-fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() {
-        0.0
-    } else {
-        values.iter().sum::<f64>() / values.len() as f64
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut count) = (0.0, 0usize);
+    for value in values {
+        sum += value;
+        count += 1;
     }
+    if count == 0 { 0.0 } else { sum / count as f64 }
 }
 
-/// Both texts of each pair as tokens of one kind.
-fn tokenize(pairs: &[(String, String)], split: fn(&str) -> Vec<String>) -> Vec<(Vec<String>, Vec<String>)> {
-    pairs
-        .par_iter()
-        .map(|(h, r)| (split(&h.to_lowercase()), split(&r.to_lowercase())))
-        .collect()
-}
+impl Scores {
+    /// The corpus values of these pairs; CIDEr-D keeps the document frequencies the pairs were scored with.
+    pub fn of<'a>(pairs: impl Iterator<Item = &'a PairScore> + Clone) -> Self {
+        let mut sums = bleu::Sums::default();
+        pairs.clone().for_each(|pair| sums.add(&pair.bleu));
+        let [bleu1, bleu2, bleu3, bleu4] = sums.bleu();
+        let over = |value: fn(&PairScore) -> f64| mean(pairs.clone().map(value));
+        let has_synonyms = pairs.clone().next().is_some_and(|pair| pair.meteor.is_some());
+        Self {
+            pairs: pairs.clone().count(),
+            bleu1,
+            bleu2,
+            bleu3,
+            bleu4,
+            rouge_l: over(|p| p.rouge_l),
+            cider_d: over(|p| p.cider_d),
+            rouge1_f: over(|p| p.rouge_n_f[0]),
+            rouge2_f: over(|p| p.rouge_n_f[1]),
+            rouge_l_f: over(|p| p.rouge_l_f),
+            meteor_stem: over(|p| p.meteor_stem),
+            meteor: has_synonyms.then(|| over(|p| p.meteor.unwrap_or_default())),
+            ..Self::default()
+        }
+    }
 
-/// Borrowed view of tokenized pairs.
-fn borrow(pairs: &[(Vec<String>, Vec<String>)]) -> Vec<(Vec<&str>, Vec<&str>)> {
-    pairs
-        .iter()
-        .map(|(h, r)| (tokens::borrow(h), tokens::borrow(r)))
-        .collect()
+    /// With the values of each pair.
+    pub fn with_each(mut self, pairs: &[PairScore]) -> Self {
+        let each = |value: fn(&PairScore) -> f64| Some(pairs.iter().map(value).collect());
+        self.rouge_l_each = each(|p| p.rouge_l);
+        self.cider_d_each = each(|p| p.cider_d);
+        self.meteor_stem_each = each(|p| p.meteor_stem);
+        self.meteor_each = self.meteor.and_then(|_| each(|p| p.meteor.unwrap_or_default()));
+        self
+    }
 }
 
 /// Scores (hypothesis, reference) pairs, all text lower-cased first.
 ///
-/// `meteor` is none if the WordNet directory cannot be read; [`score_pairs_with`] lets the caller see that error.
-pub fn score_pairs(pairs: &[(String, String)], options: &Options) -> Scores {
-    let source = options.wordnet.as_deref().and_then(|folder| WordNet::open(folder).ok());
-    score_pairs_with(
+/// # Errors
+/// A WordNet directory that is given and cannot be read.
+pub fn score_pairs(pairs: &[(String, String)], options: &Options) -> Result<Scores, WordNetError> {
+    let source = options.wordnet.as_deref().map(WordNet::open).transpose()?;
+    let each = score_each(
         pairs,
-        options.each,
         source.as_ref().map(|source| source as &dyn Synonyms),
-    )
+        Mode::Clean,
+    );
+    let scores = Scores::of(each.iter());
+    Ok(if options.each { scores.with_each(&each) } else { scores })
 }
 
-/// Scores (hypothesis, reference) pairs with a synonym source already open.
-pub fn score_pairs_with(pairs: &[(String, String)], each: bool, synonyms: Option<&dyn Synonyms>) -> Scores {
-    let mut scores = Scores {
-        pairs: pairs.len(),
-        ..Scores::default()
-    };
-    captions(pairs, each, &mut scores);
-    rouge_f1(pairs, &mut scores);
-    let words = tokenize(pairs, tokens::words_and_signs);
-    let values = |source| {
-        words
-            .par_iter()
-            .map(|(h, r)| meteor::meteor(h, r, source))
-            .collect::<Vec<f64>>()
-    };
-    let stem_values = values(None);
-    scores.meteor_stem = mean(&stem_values);
-    scores.meteor_stem_each = each.then_some(stem_values);
-    if synonyms.is_some() {
-        let full = values(synonyms);
-        scores.meteor = Some(mean(&full));
-        scores.meteor_each = each.then_some(full);
+/// Scores each (hypothesis, reference) pair, all text lower-cased first.
+pub fn score_each(pairs: &[(String, String)], synonyms: Option<&dyn Synonyms>, mode: Mode) -> Vec<PairScore> {
+    let texts: Vec<String> = pairs
+        .par_iter()
+        .flat_map_iter(|(hypothesis, reference)| [hypothesis.to_lowercase(), reference.to_lowercase()])
+        .collect();
+    let mut vocabulary = Vocabulary::default();
+    let [mut captions, mut plain, mut words] = std::array::from_fn(|_| Texts::default());
+    for text in &texts {
+        words.push(tokens::words_and_signs(text), &mut vocabulary);
     }
-    scores
-}
-
-fn captions(pairs: &[(String, String)], each: bool, scores: &mut Scores) {
-    let owned = tokenize(pairs, tokens::caption);
-    let words = borrow(&owned);
-    [scores.bleu1, scores.bleu2, scores.bleu3, scores.bleu4] = bleu::bleu(&words);
-    let rouge: Vec<f64> = words.par_iter().map(|(h, r)| rouge::caption_l(h, r)).collect();
-    scores.rouge_l = mean(&rouge);
-    scores.rouge_l_each = each.then_some(rouge);
-    let cider = cider::cider_d(&words);
-    scores.cider_d = mean(&cider);
-    scores.cider_d_each = each.then_some(cider);
-}
-
-fn rouge_f1(pairs: &[(String, String)], scores: &mut Scores) {
-    let owned = tokenize(pairs, tokens::alphanumeric);
-    let words = borrow(&owned);
-    let one: Vec<f64> = words.par_iter().map(|(h, r)| rouge::n_f1(h, r, 1)).collect();
-    let two: Vec<f64> = words.par_iter().map(|(h, r)| rouge::n_f1(h, r, 2)).collect();
-    let longest: Vec<f64> = words.par_iter().map(|(h, r)| rouge::l_f1(h, r)).collect();
-    scores.rouge1_f = mean(&one);
-    scores.rouge2_f = mean(&two);
-    scores.rouge_l_f = mean(&longest);
+    // the stems of these words only; the other tokenizers add words that METEOR never sees
+    let lexicon = Lexicon::new(&mut vocabulary, synonyms);
+    for text in &texts {
+        captions.push(tokens::caption(text), &mut vocabulary);
+        plain.push(tokens::alphanumeric(text), &mut vocabulary);
+    }
+    let grams: Vec<Grams> = (0..texts.len())
+        .into_par_iter()
+        .map(|text| Grams::of(captions.get(text), ORDERS))
+        .collect();
+    let weights = match mode {
+        Mode::Clean => cider::Weights::inverse_frequency(grams.iter().skip(1).step_by(2)),
+        Mode::Reference => cider::Weights::equal(),
+    };
+    let score = |pair: usize| {
+        let (h, r) = (2 * pair, 2 * pair + 1);
+        let lengths = (captions.get(h).len(), captions.get(r).len());
+        let (meteor_stem, meteor) = lexicon.meteor(words.get(h), words.get(r));
+        PairScore {
+            bleu: bleu::Sums::of(lengths, &grams[h], &grams[r]),
+            rouge_l: rouge::caption_l(captions.get(h), captions.get(r)),
+            cider_d: weights.cider_d(lengths, &grams[h], &grams[r]),
+            rouge_n_f: rouge::n_f1(plain.get(h), plain.get(r)),
+            rouge_l_f: rouge::l_f1(plain.get(h), plain.get(r)),
+            meteor_stem,
+            meteor,
+        }
+    };
+    (0..pairs.len()).into_par_iter().map(score).collect()
 }
 
 #[cfg(test)]

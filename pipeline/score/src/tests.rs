@@ -52,13 +52,16 @@ fn compare(got: &Value, want: &Value, names: &[&str]) {
 #[test]
 fn all_values_match_the_reference_libraries() {
     let (pairs, want) = golden();
-    let got = serde_json::to_value(score_pairs(
-        &pairs,
-        &Options {
-            each: true,
-            wordnet: None,
-        },
-    ))
+    let got = serde_json::to_value(
+        score_pairs(
+            &pairs,
+            &Options {
+                each: true,
+                wordnet: None,
+            },
+        )
+        .unwrap(),
+    )
     .unwrap();
     assert!(got.get("meteor").is_none() && got.get("meteor_each").is_none());
     let names: Vec<&str> = want
@@ -81,7 +84,7 @@ fn all_values_match_the_reference_libraries() {
 
 #[test]
 fn each_is_optional_and_no_pairs_give_finite_values() {
-    let scores = score_pairs(&[], &Options::default());
+    let scores = score_pairs(&[], &Options::default()).unwrap();
     let json = serde_json::to_value(&scores).unwrap();
     assert_eq!(json.as_object().unwrap().len(), 11, "{json}");
     assert!(json.as_object().unwrap().values().all(Value::is_number));
@@ -96,26 +99,39 @@ fn meteor_with_synonyms_matches_nltk() {
         return;
     }
     let (pairs, want) = golden();
-    let got = serde_json::to_value(score_pairs(
-        &pairs,
-        &Options {
-            each: true,
-            wordnet: Some(folder),
-        },
-    ))
+    let got = serde_json::to_value(
+        score_pairs(
+            &pairs,
+            &Options {
+                each: true,
+                wordnet: Some(folder),
+            },
+        )
+        .unwrap(),
+    )
     .unwrap();
     compare(&got, &want, &["meteor", "meteor_each"]);
 }
 
 #[test]
-fn an_unreadable_wordnet_leaves_meteor_out() {
+fn an_unreadable_wordnet_is_an_error() {
     let pairs = [("sinus rhythm".to_owned(), "Sinus rhythm".to_owned())];
-    let scores = score_pairs(
-        &pairs,
-        &Options {
-            each: false,
-            wordnet: Some(PathBuf::from("/nowhere")),
-        },
+    let options = |wordnet: Option<PathBuf>| Options { each: false, wordnet };
+    let error = score_pairs(&pairs, &options(Some(PathBuf::from("/nowhere")))).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/index.noun"), "{error}");
+    assert!(score_pairs(&pairs, &options(None)).unwrap().meteor_stem > 0.9);
+}
+
+#[test]
+fn any_subset_is_scored_from_the_values_of_its_pairs() {
+    let (pairs, _) = golden();
+    let each = score_each(&pairs, None, Mode::Clean);
+    let half = Scores::of(each.iter().step_by(2));
+    let texts: Vec<(String, String)> = pairs.into_iter().step_by(2).collect();
+    let alone = score_pairs(&texts, &Options::default()).unwrap();
+    assert_eq!(
+        (half.pairs, half.bleu4, half.rouge_l),
+        (alone.pairs, alone.bleu4, alone.rouge_l)
     );
-    assert!(scores.meteor.is_none() && scores.meteor_stem > 0.9);
+    assert_eq!(half.meteor_stem, alone.meteor_stem);
 }

@@ -1,12 +1,9 @@
-//! Tokenizers of the text metrics and the n-gram counts and sequence lengths built on them.
+//! Tokenizers of the text metrics, and texts as numbers.
 //!
 //! Place: the first step of every metric. Invariant: splits as the reference implementations do, which are Python: its
-//! white space and its word characters, not ASCII's.
+//! white space and its word characters, not ASCII's. A number stands for one token, whichever tokenizer made it.
 
-use std::collections::BTreeMap;
-
-/// How often each n-gram occurs, in a fixed order.
-pub type Counts<'a, 's> = BTreeMap<&'a [&'s str], usize>;
+use rustc_hash::FxHashMap;
 
 /// True for what Python's `str.split()` splits at.
 fn is_space(c: char) -> bool {
@@ -19,70 +16,104 @@ fn is_word(c: char) -> bool {
 }
 
 /// Words split on white space, a full stop being a word of its own start (`.` becomes ` .`).
-pub fn caption(text: &str) -> Vec<String> {
-    let spaced = text.replace('.', " .");
-    spaced
-        .split(is_space)
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
+pub fn caption(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_space).flat_map(|word| {
+        let mut rest = word;
+        std::iter::from_fn(move || {
+            let first = rest.chars().next()?.len_utf8();
+            let end = rest[first..].find('.').map_or(rest.len(), |at| first + at);
+            let (token, left) = rest.split_at(end);
+            rest = left;
+            Some(token)
+        })
+    })
 }
 
-/// Runs of `[a-z0-9]` of the lower-cased text.
-pub fn alphanumeric(text: &str) -> Vec<String> {
-    let lower = text.to_lowercase();
-    let keep = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    lower
-        .split(|c| !keep(c))
+/// Runs of `[a-z0-9]` of lower-case text.
+pub fn alphanumeric(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit()))
         .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 /// Matches of `\w+|[^\w\s]`: runs of word characters and single signs.
-pub fn words_and_signs(text: &str) -> Vec<String> {
-    let mut tokens: Vec<String> = Vec::new();
-    let mut in_word = false;
-    for c in text.chars() {
-        if is_word(c) {
-            match tokens.last_mut() {
-                Some(word) if in_word => word.push(c),
-                _ => tokens.push(c.to_string()),
-            }
-            in_word = true;
-        } else {
-            if !is_space(c) {
-                tokens.push(c.to_string());
-            }
-            in_word = false;
+pub fn words_and_signs(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches(is_space);
+        let first = rest.chars().next()?;
+        let end = match is_word(first) {
+            true => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+            false => first.len_utf8(),
+        };
+        let (token, left) = rest.split_at(end);
+        rest = left;
+        Some(token)
+    })
+}
+
+/// Tokens and their numbers, counted from 0 in the order of first sight.
+#[derive(Default)]
+pub struct Vocabulary {
+    numbers: FxHashMap<Box<str>, u32>,
+    tokens: Vec<Box<str>>,
+}
+
+impl Vocabulary {
+    /// The token's number, a new one at first sight.
+    pub fn number(&mut self, token: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(token) {
+            return number;
         }
+        let number = self.tokens.len() as u32;
+        self.numbers.insert(token.into(), number);
+        self.tokens.push(token.into());
+        number
     }
-    tokens
-}
 
-/// Borrowed view of owned tokens.
-pub fn borrow(tokens: &[String]) -> Vec<&str> {
-    tokens.iter().map(String::as_str).collect()
-}
-
-/// Counts of the n-grams of one length.
-pub fn ngrams<'a, 's>(tokens: &'a [&'s str], n: usize) -> Counts<'a, 's> {
-    let mut counts = Counts::new();
-    for gram in tokens.windows(n) {
-        *counts.entry(gram).or_insert(0) += 1;
+    /// The token's number if it was seen.
+    pub fn get(&self, token: &str) -> Option<u32> {
+        self.numbers.get(token).copied()
     }
-    counts
+
+    /// The token of a number.
+    pub fn token(&self, number: u32) -> &str {
+        &self.tokens[number as usize]
+    }
+
+    /// How many tokens there are.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// True before the first token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
 }
 
-/// Occurrences two counts have in common.
-pub fn overlap(a: &Counts<'_, '_>, b: &Counts<'_, '_>) -> usize {
-    a.iter()
-        .map(|(gram, count)| b.get(gram).map_or(0, |other| *other.min(count)))
-        .sum()
+/// Many texts as token numbers, one after the other.
+#[derive(Default)]
+pub struct Texts {
+    numbers: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    /// Adds a text.
+    pub fn push<'a>(&mut self, tokens: impl Iterator<Item = &'a str>, vocabulary: &mut Vocabulary) {
+        self.numbers.extend(tokens.map(|token| vocabulary.number(token)));
+        self.ends.push(self.numbers.len());
+    }
+
+    /// Token numbers of text `index`.
+    pub fn get(&self, index: usize) -> &[u32] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.numbers[start..self.ends[index]]
+    }
 }
 
 /// Length of the longest common subsequence.
-pub fn lcs(a: &[&str], b: &[&str]) -> usize {
+pub fn lcs(a: &[u32], b: &[u32]) -> usize {
     let mut row = vec![0usize; b.len() + 1];
     for x in a {
         let mut diagonal = 0;
@@ -99,21 +130,42 @@ pub fn lcs(a: &[&str], b: &[&str]) -> usize {
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn check<'a>(tokens: impl Iterator<Item = &'a str>, wanted: &[&str]) {
+        assert_eq!(tokens.collect::<Vec<_>>(), wanted);
+    }
+
     #[test]
     fn tokenizers_split_as_defined() {
-        assert_eq!(caption("af. v1-v3  ok."), ["af", ".", "v1-v3", "ok", "."]);
-        assert_eq!(caption("a.b"), ["a", ".b"]);
-        assert_eq!(alphanumeric("AF, v1-v3. é9"), ["af", "v1", "v3", "9"]);
-        assert_eq!(
+        check(caption("af. v1-v3  ok."), &["af", ".", "v1-v3", "ok", "."]);
+        check(caption("a.b.. ..é.c"), &["a", ".b", ".", ".", ".", ".é", ".c"]);
+        check(alphanumeric("af, v1-v3. é9"), &["af", "v1", "v3", "9"]);
+        check(
             words_and_signs("i, avl & v2: t_x."),
-            ["i", ",", "avl", "&", "v2", ":", "t_x", "."]
+            &["i", ",", "avl", "&", "v2", ":", "t_x", "."],
         );
-        assert!(words_and_signs(" ").is_empty());
+        check(words_and_signs(" \u{1c}"), &[]);
+    }
+
+    #[test]
+    fn a_token_has_one_number_in_all_texts() {
+        let (mut vocabulary, mut texts) = (Vocabulary::default(), Texts::default());
+        for text in ["a b a", "", "b c"] {
+            texts.push(caption(text), &mut vocabulary);
+        }
+        assert_eq!(
+            [texts.get(0), texts.get(1), texts.get(2)],
+            [&[0, 1, 0][..], &[], &[1, 2]]
+        );
+        assert_eq!(
+            (vocabulary.len(), vocabulary.token(2), vocabulary.get("d")),
+            (3, "c", None)
+        );
     }
 
     #[test]
     fn longest_common_subsequence() {
-        assert_eq!(lcs(&["a", "b", "c", "d"], &["b", "x", "d", "a"]), 2);
-        assert_eq!(lcs(&[], &["b"]), 0);
+        assert_eq!(lcs(&[1, 2, 3, 4], &[2, 9, 4, 1]), 2);
+        assert_eq!(lcs(&[], &[2]), 0);
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::meteor::Synonyms;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 type Substitutions = &'static [(&'static str, &'static str)];
@@ -57,8 +58,10 @@ pub enum WordNetError {
 /// One part of speech.
 struct Part {
     substitutions: Substitutions,
-    /// Byte places in `data` of the senses of each lemma.
-    index: HashMap<String, Vec<usize>>,
+    /// The index file.
+    index: String,
+    /// Where its lines are, by lemma.
+    lines: Vec<Range<usize>>,
     exceptions: HashMap<String, Vec<String>>,
     data: Vec<u8>,
 }
@@ -75,35 +78,42 @@ fn read(path: &Path) -> Result<Vec<u8>, WordNetError> {
     })
 }
 
-/// Lemma and sense places of an index line: lemma, part, senses, pointer kinds, (kinds), senses, tagged, (places).
-fn index_line(line: &str) -> Option<(String, Vec<usize>)> {
+/// The lemma of an index line.
+fn lemma(line: &str) -> &str {
+    line.split(' ').next().unwrap_or_default()
+}
+
+/// Sense places of an index line: lemma, part, senses, pointer kinds, (kinds), senses, tagged, (places).
+fn places(line: &str) -> Option<Vec<usize>> {
     let mut fields = line.split_ascii_whitespace();
-    let lemma = fields.next()?.to_owned();
-    let senses: usize = fields.nth(1)?.parse().ok()?;
+    let senses: usize = fields.nth(2)?.parse().ok()?;
     let pointers: usize = fields.next()?.parse().ok()?;
     let places: Vec<usize> = fields
         .skip(pointers.checked_add(2)?)
         .map(|f| f.parse().ok())
         .collect::<Option<Vec<usize>>>()?;
-    (places.len() == senses).then_some((lemma, places))
+    (places.len() == senses).then_some(places)
 }
 
 impl Part {
     fn open(folder: &Path, name: &str, substitutions: Substitutions) -> Result<Self, WordNetError> {
         let path = folder.join(format!("index.{name}"));
-        let bytes = read(&path)?;
-        let mut index = HashMap::new();
-        for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
-            if line.is_empty() || line.starts_with(' ') {
-                continue;
+        let index = String::from_utf8_lossy(&read(&path)?).into_owned();
+        let mut lines = Vec::new();
+        let mut start = 0;
+        for (number, line) in index.split_inclusive('\n').enumerate() {
+            let text = line.trim_end();
+            if !text.is_empty() && !text.starts_with(' ') {
+                let path = path.clone();
+                places(text).ok_or(WordNetError::Index { path, line: number + 1 })?;
+                lines.push(start..start + text.len());
             }
-            let broken = || WordNetError::Index {
-                path: path.clone(),
-                line: number + 1,
-            };
-            let (lemma, places) = index_line(line).ok_or_else(broken)?;
-            index.insert(lemma, places);
+            start += line.len();
         }
+        if lines.is_empty() {
+            return Err(WordNetError::Index { path, line: 1 });
+        }
+        lines.sort_by_key(|line| lemma(&index[line.clone()]));
         let mut exceptions = HashMap::new();
         let bytes = read(&folder.join(format!("{name}.exc")))?;
         for line in String::from_utf8_lossy(&bytes).lines() {
@@ -116,9 +126,18 @@ impl Part {
         Ok(Self {
             substitutions,
             index,
+            lines,
             exceptions,
             data,
         })
+    }
+
+    /// The index line of a lemma.
+    fn line(&self, form: &str) -> Option<&str> {
+        let at = self
+            .lines
+            .binary_search_by_key(&form, |line| lemma(&self.index[line.clone()]));
+        at.ok().map(|at| &self.index[self.lines[at].clone()])
     }
 
     /// The form and its base forms, as far as the index has them, each once.
@@ -134,7 +153,7 @@ impl Part {
         }
         let mut known: Vec<String> = Vec::new();
         for form in forms {
-            if self.index.contains_key(&form) && !known.contains(&form) {
+            if self.line(&form).is_some() && !known.contains(&form) {
                 known.push(form);
             }
         }
@@ -188,9 +207,9 @@ impl Synonyms for WordNet {
         let mut names = BTreeSet::new();
         for part in &self.parts {
             for form in part.morphy(&lower) {
-                for place in part.index.get(&form).into_iter().flatten() {
+                for place in part.line(&form).and_then(places).into_iter().flatten() {
                     // a place outside the data file has no lemmas to add
-                    let _ = part.lemmas(*place, &mut names);
+                    let _ = part.lemmas(place, &mut names);
                 }
             }
         }
@@ -206,30 +225,43 @@ mod tests {
     fn lines_and_markers() {
         let line = "abnormal a 3 4 ! & ^ = 3 1 00008997 01593816 02001461  ";
         assert_eq!(
-            index_line(line),
-            Some(("abnormal".to_owned(), vec![8997, 1593816, 2001461]))
+            (lemma(line), places(line)),
+            ("abnormal", Some(vec![8997, 1593816, 2001461]))
         );
-        assert_eq!(index_line("abnormal a 3 0 3 1 00008997"), None);
-        assert_eq!(index_line("abnormal a x"), None);
+        assert_eq!(places("abnormal a 3 0 3 1 00008997"), None);
+        assert_eq!(places("abnormal a x"), None);
         assert_eq!(plain("galore(ip)"), "galore");
         assert_eq!(plain("block"), "block");
     }
 
     #[test]
     fn morphy_keeps_only_known_forms() {
-        let index = HashMap::from([("wave".to_owned(), vec![0]), ("waves".to_owned(), vec![0])]);
-        let exceptions = HashMap::from([("oxen".to_owned(), vec!["ox".to_owned()])]);
-        let data = b"00000000 11 n 02 wave 0 moving_ridge 0 000 | gloss\n".to_vec();
-        let part = Part {
-            substitutions: NOUN,
-            index,
-            exceptions,
-            data,
-        };
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "index.noun",
+            "  1 licence\nwaves n 1 0 1 0 00000000  \nwave n 1 0 1 0 00000000  \n",
+        );
+        write("noun.exc", "oxen ox\n");
+        write("data.noun", "00000000 11 n 02 wave 0 moving_ridge 0 000 | gloss\n");
+        let part = Part::open(folder.path(), "noun", NOUN).unwrap();
         assert_eq!(part.morphy("waves"), ["waves", "wave"]);
         assert!(part.morphy("oxen").is_empty());
         let net = WordNet { parts: vec![part] };
         assert_eq!(net.synonyms("Waves"), BTreeSet::from(["wave".to_owned()]));
+        write("index.noun", "wave n 1 0 1 0 00000000\nbroken n 2 0 1\n");
+        let error = Part::open(folder.path(), "noun", NOUN).err().unwrap();
+        assert!(
+            error
+                .to_string()
+                .ends_with("index.noun, line 2: not a WordNet index line"),
+            "{error}"
+        );
+        write("index.noun", "");
+        assert!(matches!(
+            Part::open(folder.path(), "noun", NOUN),
+            Err(WordNetError::Index { .. })
+        ));
     }
 
     #[test]

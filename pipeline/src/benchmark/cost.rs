@@ -1,0 +1,136 @@
+//! Time and memory of drafting.
+//!
+//! Place: task cost (table 15). Invariant: figures are measured in this run on this machine, and say which; training time is
+//! what the training run recorded, and a dash when it recorded none.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use model::{bundle, weights};
+use safetensors::SafeTensors;
+use serde::Serialize;
+use serde_json::json;
+
+use super::table::Table;
+use super::{BenchmarkArgs, Results, directory, open};
+use crate::evaluate::cases::TestSet;
+use crate::evaluate::{baselines, readings};
+
+/// Recordings drafted once before time is taken.
+const WARM_UP: usize = 4;
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    bundle_id: String,
+    parameters: usize,
+    recordings: usize,
+    /// Reading, filtering, gating and measuring one recording, milliseconds of all cores.
+    chain_ms: f64,
+    /// Encoding one recording, without drafting.
+    encode_ms: f64,
+    /// Encoding and drafting one recording.
+    draft_ms: f64,
+    drafts_per_s: f64,
+    /// Largest resident memory of this process so far, MiB; none where the system does not tell.
+    memory_mib_max: Option<f64>,
+    cores: usize,
+}
+
+/// Times each bundle on the test set.
+///
+/// # Errors
+/// A bundle or recording that cannot be read.
+pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
+    let n = set.cases.len();
+    let each_ms = |start: Instant| start.elapsed().as_secs_f64() * 1e3 / n as f64;
+    let start = Instant::now();
+    let readings = readings::read(&set.cases, |_, _| ())?;
+    let chain_ms = each_ms(start);
+    let ecgs = || readings.iter().map(|r| &r.ecg);
+    let mut lines = Vec::new();
+    for argument in &args.bundles {
+        let (name, bundle) = open(argument)?;
+        readings::draft(&bundle, ecgs().take(WARM_UP))?;
+        let start = Instant::now();
+        baselines::features(&bundle, ecgs())?;
+        let encode_ms = each_ms(start);
+        let start = Instant::now();
+        readings::draft(&bundle, ecgs())?;
+        let draft_ms = each_ms(start);
+        lines.push(Line {
+            name,
+            bundle_id: bundle.id().to_owned(),
+            parameters: parameters(directory(argument))?,
+            recordings: n,
+            chain_ms,
+            encode_ms,
+            draft_ms,
+            drafts_per_s: 1e3 / draft_ms,
+            memory_mib_max: memory_mib_max(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        });
+    }
+    let mut table = Table::new(
+        "Cost",
+        &[
+            "Model",
+            "Parameters, M",
+            "Chain, ms",
+            "Encode, ms",
+            "Draft, ms",
+            "Drafts a second",
+            "Peak memory, MiB",
+            "Training, h",
+        ],
+    );
+    for l in &lines {
+        let values = [
+            l.parameters as f64 / 1e6,
+            l.chain_ms,
+            l.encode_ms,
+            l.draft_ms,
+            l.drafts_per_s,
+        ]
+        .map(Some);
+        table.rows.push((
+            l.name.clone(),
+            values.into_iter().chain([l.memory_mib_max, None]).collect(),
+        ));
+    }
+    let cores = lines.first().map_or(0, |line| line.cores);
+    table.notes.push(format!(
+        "Mean of {n} recordings on {cores} cores, CPU, f32, several recordings side by side. Training time is not in a bundle."
+    ));
+    Ok(Results {
+        json: json!(lines),
+        tables: vec![table],
+        charts: Vec::new(),
+    })
+}
+
+/// Numbers in the weights of a bundle.
+fn parameters(dir: &Path) -> anyhow::Result<usize> {
+    let mut count = 0;
+    let parts = weights::shards(dir)?.into_iter().chain([bundle::ENCODER.to_owned()]);
+    for part in parts {
+        let path = dir.join(part);
+        let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).with_context(|| format!("parse {}", path.display()))?;
+        count += metadata
+            .tensors()
+            .values()
+            .map(|t| t.shape.iter().product::<usize>())
+            .sum::<usize>();
+    }
+    Ok(count)
+}
+
+/// The VmHWM line of /proc/self/status.
+fn memory_mib_max() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}

@@ -1,0 +1,68 @@
+//! The ruler on the shipped recordings and bundle.
+//!
+//! Place: beside the ruler. Invariant: figures are checked against one another, not against numbers typed here.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::dataset::PtbXl;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn evaluated(memory: usize) -> Evaluation {
+    let data = root().join("tests/data/ptbxl");
+    let mut set = TestSet::ptbxl(&PtbXl::open(&data).unwrap(), &data, &[9]).unwrap();
+    // the shipped rows are all of fold 9; some of them stand in for the other folds
+    set.memory = set.cases.split_off(set.cases.len() - memory);
+    set.memory_reports = set.memory.iter().map(|case| case.report.clone()).collect();
+    set.truncate(Some(6));
+    let settings = Settings {
+        seed: 3,
+        resamples: 20,
+        wordnet: None,
+        noise: None,
+        limit: None,
+        bertscore: BertScoreArgs::default(),
+    };
+    run(&root().join("model/bundle"), &set, &settings).unwrap()
+}
+
+#[test]
+fn every_row_has_the_same_recordings_and_the_pairs_are_those_of_the_model() {
+    let evaluation = evaluated(4);
+    let scores = serde_json::to_value(&evaluation.scores).unwrap();
+    for row in ["model", "shuffled", "zeroed", "most_frequent", "knn"] {
+        assert_eq!(scores[row]["n"], 6, "{row}");
+        for metric in ["bleu4", "meteor", "rouge_l", "cider_d"] {
+            let [low, high] = [0, 1].map(|end| scores[row]["intervals"][metric][end].as_f64().unwrap());
+            assert!(scores[row][metric].is_number() && low <= high, "{row} {metric}");
+        }
+        assert!(
+            scores[row]["clinical_f1_macro"].is_null(),
+            "no class has 20 positives among 6 references"
+        );
+    }
+    let tsv = evaluation.pairs_tsv();
+    let pairs: Vec<(String, String)> = tsv
+        .lines()
+        .map(|line| line.split_once('\t').unwrap())
+        .map(|(h, r)| (h.to_owned(), r.to_owned()))
+        .collect();
+    let again = score::score_pairs(&pairs, &score::Options::default()).unwrap();
+    assert!((again.rouge_l - evaluation.scores.model.rouge_l).abs() < 1e-9);
+    assert!((again.bleu4 - evaluation.scores.model.bleu4).abs() < 1e-9);
+}
+
+#[test]
+fn noise_is_refused_the_more_the_louder_it_is_and_no_memory_is_no_error() {
+    let evaluation = evaluated(0);
+    assert_eq!(evaluation.scores.knn, None);
+    let refusal = &evaluation.scores.safety.noise_refusal["white"];
+    assert!(
+        refusal["6"] <= refusal["0"] && refusal["0"] <= refusal["-6"],
+        "{refusal:?}"
+    );
+    assert!(refusal["-6"] > 0.5, "{refusal:?}");
+}
