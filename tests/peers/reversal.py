@@ -16,6 +16,8 @@ import pandas
 
 SWAPS = {"RA/LA": None, "RA/LL": None, "LA/LL": None} | {f"V{a}/V{b}": (a, b) for a, b in itertools.combinations(range(1, 7), 2)}
 SHRINK = 0.02
+# degrees of freedom of the t distribution that patterns are compared under: its tails keep odd beats from looking swapped
+FREEDOM = 10
 
 
 def matrix(name):
@@ -55,7 +57,8 @@ def main():
     whitening = numpy.linalg.inv(numpy.linalg.cholesky(cov))
     distance = lambda p: (((p - mean) @ whitening.T) ** 2).sum(1)
     maps = {name: matrix(name) for name in SWAPS}
-    evidence = lambda p: numpy.stack([distance(p) - distance(p @ m.T) for m in maps.values()])
+    surprise = lambda p: (FREEDOM + 40) * numpy.log1p(distance(p) / FREEDOM)
+    evidence = lambda p: numpy.stack([surprise(p) - surprise(p @ m.T) for m in maps.values()])
     e_fit, e_test = evidence(fit).max(0), evidence(test).max(0)
     limit = numpy.quantile(e_fit, 1 - a.false_share)
     print(f"fitted on {len(kept)} of {len(fit)}, tested on {len(test)}; limit {limit:.1f}; false on fold 9: {(e_test >= limit).mean():.2%}")

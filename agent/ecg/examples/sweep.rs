@@ -1,10 +1,12 @@
 //! Reads recordings with and without recorded noise through the chain, one JSON line each: the material of docs/quality-gate.md.
 //!
-//! `cargo run --release -p ecg --example sweep -- --recordings DIR [--noise DIR] [--ids FILE] [--mix em:0,ma:-6] [--in-band]`
+//! `cargo run --release -p ecg --example sweep -- --recordings DIR [--noise DIR] [--ids FILE] [--mix em:0,ma:-6] [--in-band]
+//! [--config JSON]`
 //!
 //! Noise of each independent lead is another excerpt of the noise record, scaled to the ratio of variances (with `--in-band`
 //! of the variances after the filter chain); the other limb leads follow from I and II. `true_db` is each lead's ratio after
-//! the chain. Without `--mix` the recordings are read as they are. The same arguments give the same lines.
+//! the chain. `--config` holds settings of the chain other than the defaults. Without `--mix` the recordings are read as they
+//! are. The same arguments give the same lines.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ struct Arguments {
     ids: Option<PathBuf>,
     mixes: Vec<(String, f64)>,
     in_band: bool,
+    config: DspConfig,
 }
 
 fn arguments() -> Result<Arguments, Failure> {
@@ -32,6 +35,7 @@ fn arguments() -> Result<Arguments, Failure> {
         ids: None,
         mixes: Vec::new(),
         in_band: false,
+        config: DspConfig::default(),
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -41,6 +45,7 @@ fn arguments() -> Result<Arguments, Failure> {
             "--noise" => read.noise = value()?.into(),
             "--ids" => read.ids = Some(value()?.into()),
             "--in-band" => read.in_band = true,
+            "--config" => read.config = serde_json::from_str(&std::fs::read_to_string(value()?)?)?,
             "--mix" => {
                 for mix in value()?.split(',') {
                     let (kind, db) = mix
@@ -89,7 +94,7 @@ fn main() -> Result<(), Failure> {
             continue;
         };
         if arguments.mixes.is_empty() {
-            print(header, "none", None, &context, &[None; LEADS]);
+            print(header, ("none", None), &context, &[None; LEADS], &arguments.config);
         }
         for (index, (kind, db)) in arguments.mixes.iter().enumerate() {
             let channels = sources
@@ -98,14 +103,20 @@ fn main() -> Result<(), Failure> {
                 .map(|(_, channels)| channels);
             let seed = (number * 1009 + index) as u64;
             let (mixed, true_db) = mix(&context, channels.ok_or("no such noise")?, *db, arguments.in_band, seed);
-            print(header, kind, Some(*db), &mixed, &true_db);
+            print(header, (kind, Some(*db)), &mixed, &true_db, &arguments.config);
         }
     }
     Ok(())
 }
 
-fn print(header: &Path, kind: &str, db: Option<f64>, context: &Context, true_db: &[Option<f64>; LEADS]) {
-    let dsp::Analysis { segment, pattern, .. } = dsp::analyse_in_full(context, &DspConfig::default());
+fn print(
+    header: &Path,
+    (kind, db): (&str, Option<f64>),
+    context: &Context,
+    true_db: &[Option<f64>; LEADS],
+    config: &DspConfig,
+) {
+    let dsp::Analysis { segment, pattern, .. } = dsp::analyse_in_full(context, config);
     let line = serde_json::json!({
         "record": header.file_stem().map(|s| s.to_string_lossy().into_owned()),
         "noise": kind,

@@ -55,8 +55,18 @@ pub struct Scratch {
     cumulative: Vec<f64>,
 }
 
+impl Scratch {
+    fn resize(&mut self, n: usize) {
+        self.frames.resize(n, [0.0; LEADS]);
+        for series in [&mut self.energy, &mut self.smooth, &mut self.cycle, &mut self.magnitude] {
+            series.resize(n, 0.0);
+        }
+    }
+}
+
 /// Finds the beats of a window of filtered frames in the readable leads.
 pub fn detect(frames: &[Frame], readable: &[bool; LEADS], scratch: &mut Scratch) -> Beats {
+    scratch.resize(frames.len());
     let peaks = by_slope(frames, readable, scratch);
     let agreement = agreement(&peaks, &by_energy(frames, readable, scratch));
     Beats { peaks, agreement }
@@ -66,7 +76,8 @@ fn by_slope(frames: &[Frame], readable: &[bool; LEADS], scratch: &mut Scratch) -
     slopes(frames, &mut scratch.frames);
     let scale = median_of_block_maxima(&scratch.frames).map(|v| v.max(10.0));
     sum_scaled(&scratch.frames, &weights(readable, &scale), &mut scratch.energy);
-    moving_mean(&scratch.energy, SMOOTHING, &mut scratch.cumulative, &mut scratch.smooth);
+    cumulate(&scratch.energy, &mut scratch.cumulative);
+    mean_of(&scratch.cumulative, SMOOTHING, &mut scratch.smooth);
     magnitude(frames, &weights(readable, &[1.0; LEADS]), &mut scratch.magnitude);
     let (energy, magnitude) = (&scratch.smooth, &scratch.magnitude);
     let level = level(energy);
@@ -100,41 +111,57 @@ fn level(energy: &[f32]) -> f32 {
 
 wide! {
     /// Each lead's |slope| over 2 x [`SLOPE_SPAN`] samples, fewer at the ends.
-    fn slopes(frames: &[Frame], out: &mut Vec<Frame>) {
-        out.clear();
+    fn slopes(frames: &[Frame], out: &mut [Frame]) {
         let last = frames.len() - 1;
-        out.extend((0..frames.len()).map(|i| -> Frame {
+        for (i, out) in out.iter_mut().enumerate() {
             let (a, b) = (&frames[i.saturating_sub(SLOPE_SPAN)], &frames[(i + SLOPE_SPAN).min(last)]);
-            std::array::from_fn(|l| (b[l] - a[l]).abs())
-        }));
+            for l in 0..LEADS {
+                out[l] = (b[l] - a[l]).abs();
+            }
+        }
     }
 
     /// Sum over the leads of each, weighted, at most 2 a lead.
-    fn sum_scaled(frames: &[Frame], weights: &Frame, out: &mut Vec<f32>) {
-        out.clear();
-        out.extend(frames.iter().map(|frame| {
-            let scaled: Frame = std::array::from_fn(|l| {
+    fn sum_scaled(frames: &[Frame], weights: &Frame, out: &mut [f32]) {
+        for (out, frame) in out.iter_mut().zip(frames) {
+            let mut scaled = [0f32; LEADS];
+            for l in 0..LEADS {
                 let v = frame[l] * weights[l];
-                if v < 2.0 { v } else { 2.0 }
-            });
-            lanes::sum(&scaled)
-        }));
+                scaled[l] = if v < 2.0 { v } else { 2.0 };
+            }
+            *out = lanes::sum(&scaled);
+        }
     }
 
     /// Square root of the sum of squares over the readable leads.
-    fn magnitude(frames: &[Frame], weights: &Frame, out: &mut Vec<f32>) {
-        out.clear();
-        out.extend(frames.iter().map(|frame| {
-            let squares: Frame = std::array::from_fn(|l| frame[l] * frame[l] * weights[l]);
-            lanes::sum(&squares).sqrt()
-        }));
+    fn magnitude(frames: &[Frame], weights: &Frame, out: &mut [f32]) {
+        for (out, frame) in out.iter_mut().zip(frames) {
+            let mut squares = [0f32; LEADS];
+            for l in 0..LEADS {
+                squares[l] = frame[l] * frame[l] * weights[l];
+            }
+            *out = lanes::sum(&squares).sqrt();
+        }
+    }
+
+    /// Mean over `width / 2` samples on each side of x, fewer at the ends; `cumulative` is x summed up.
+    fn mean_of(cumulative: &[f64], width: usize, out: &mut [f32]) {
+        let (n, half) = (out.len(), width / 2);
+        let inner = half..n.saturating_sub(half).max(half);
+        for i in (0..half.min(n)).chain(inner.end.min(n)..n) {
+            let (from, to) = (i.saturating_sub(half), (i + half + 1).min(n));
+            out[i] = ((cumulative[to] - cumulative[from]) / (to - from) as f64) as f32;
+        }
+        let whole = (2 * half + 1) as f64;
+        for (i, out) in out.iter_mut().enumerate().take(inner.end).skip(inner.start) {
+            *out = ((cumulative[i + half + 1] - cumulative[i - half]) / whole) as f32;
+        }
     }
 
     /// Each lead's band-passed energy: the square of the difference of two moving means.
     ///
     /// Frames are whole microvolts, so the running sums are exact.
-    fn band_energy(frames: &[Frame], out: &mut Vec<Frame>) {
-        out.clear();
+    fn band_energy(frames: &[Frame], out: &mut [Frame]) {
         let n = frames.len();
         let halves = BAND_MEANS.map(|width| width / 2);
         let mut sums = [[0f32; LEADS]; 2];
@@ -165,18 +192,12 @@ wide! {
                 let share = 1.0 / count as f32;
                 means[k] = sums[k].map(|v| v * share);
             }
-            out.push(std::array::from_fn(|l| {
+            for l in 0..LEADS {
                 let band = means[0][l] - means[1][l];
-                band * band
-            }));
+                out[i][l] = band * band;
+            }
         }
     }
-}
-
-/// Mean over `width / 2` samples on each side, fewer at the ends.
-fn moving_mean(x: &[f32], width: usize, cumulative: &mut Vec<f64>, out: &mut Vec<f32>) {
-    cumulate(x, cumulative);
-    mean_of(cumulative, width, out);
 }
 
 fn cumulate(x: &[f32], cumulative: &mut Vec<f64>) {
@@ -186,15 +207,6 @@ fn cumulate(x: &[f32], cumulative: &mut Vec<f64>) {
     cumulative.extend(x.iter().map(|&v| {
         total += f64::from(v);
         total
-    }));
-}
-
-fn mean_of(cumulative: &[f64], width: usize, out: &mut Vec<f32>) {
-    let (n, half) = (cumulative.len() - 1, width / 2);
-    out.clear();
-    out.extend((0..n).map(|i| {
-        let (from, to) = (i.saturating_sub(half), (i + half + 1).min(n));
-        ((cumulative[to] - cumulative[from]) / (to - from) as f64) as f32
     }));
 }
 

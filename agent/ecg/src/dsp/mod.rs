@@ -164,7 +164,7 @@ impl Workspace {
             beats: &beats,
             paced: context.paced,
             gain_step: artefacts::gain_step(clean, dominant, &config.quality),
-            reversal: pattern.as_ref().and_then(reversal::suspected),
+            reversal: pattern.as_ref().map(reversal::evidence),
         };
         let verdict = quality::gate(&quality, &state, &config.quality);
         Analysis {

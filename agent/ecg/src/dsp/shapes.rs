@@ -70,6 +70,7 @@ impl Scratch {
             true => 1.0 / power[l].sqrt().max(1.0),
             false => 0.0,
         });
+        self.scaled.resize(frames.len(), [0.0; LEADS]);
         weigh(frames, &weights, &mut self.scaled);
         self.power.clear();
         self.power.push(0.0);
@@ -110,10 +111,15 @@ impl Scratch {
     fn matches(&self, peaks: &[usize]) -> Vec<(usize, usize)> {
         let power = f64::from(dot(&self.template, &self.template));
         let fit = |&peak: &usize| {
-            let lags = (peak - LAG_MAX)..=(peak + LAG_MAX);
-            let (r, to) = lags
-                .map(|at| (self.correlation(power, at), at))
-                .max_by(|x, y| x.0.total_cmp(&y.0).then(y.1.abs_diff(peak).cmp(&x.1.abs_diff(peak))))?;
+            let best = |places: &mut dyn Iterator<Item = usize>| {
+                places
+                    .map(|at| (self.correlation(power, at), at))
+                    .max_by(|x, y| x.0.total_cmp(&y.0).then(y.1.abs_diff(peak).cmp(&x.1.abs_diff(peak))))
+            };
+            // the correlation is smooth at this rate: every other place, then the best one's neighbours
+            let (_, near) = best(&mut (peak - LAG_MAX..=peak + LAG_MAX).step_by(2))?;
+            let (low, high) = ((near - 1).max(peak - LAG_MAX), (near + 1).min(peak + LAG_MAX));
+            let (r, to) = best(&mut (low..=high))?;
             (r > SAME_SHAPE_R_MIN).then_some((peak, to))
         };
         peaks.iter().filter_map(fit).collect()
@@ -148,9 +154,12 @@ wide! {
         sum.map(|v| (v / frames.len().max(1) as f64) as f32)
     }
 
-    fn weigh(frames: &[Frame], weights: &Frame, out: &mut Vec<Frame>) {
-        out.clear();
-        out.extend(frames.iter().map(|frame| -> Frame { std::array::from_fn(|l| frame[l] * weights[l]) }));
+    fn weigh(frames: &[Frame], weights: &Frame, out: &mut [Frame]) {
+        for (out, frame) in out.iter_mut().zip(frames) {
+            for l in 0..LEADS {
+                out[l] = frame[l] * weights[l];
+            }
+        }
     }
 
     fn add(beat: &[Frame], share: f32, template: &mut [Frame]) {

@@ -186,6 +186,7 @@ fn template(frames: &[Frame], layout: &Layout, group: &[Beat], scratch: &mut Scr
         let share = 1.0 / n.max(1.0);
         *mean = mean.map(|v| v * share);
     }
+    slope.resize(layout.length, [0.0; LEADS]);
     slopes(template, slope);
 }
 
@@ -204,13 +205,14 @@ wide! {
         }
     }
 
-    fn slopes(template: &[Frame], out: &mut Vec<Frame>) {
+    fn slopes(template: &[Frame], out: &mut [Frame]) {
         let last = template.len() - 1;
-        out.clear();
-        out.extend((0..template.len()).map(|i| -> Frame {
+        for (i, out) in out.iter_mut().enumerate() {
             let (a, b) = (&template[i.saturating_sub(1)], &template[(i + 1).min(last)]);
-            std::array::from_fn(|l| (b[l] - a[l]) / 2.0)
-        }));
+            for l in 0..LEADS {
+                out[l] = (b[l] - a[l]) / 2.0;
+            }
+        }
     }
 
     fn fit(beat: &[Frame], template: &[Frame], slope: &[Frame]) -> Fit {
