@@ -53,9 +53,6 @@ pub struct Manifest {
     /// What the prompt tells beside the ECG; absent in bundles that tell nothing.
     #[serde(default)]
     pub evidence: Evidence,
-    /// Taken off the stop token's log probability; absent in bundles whose texts end where they should.
-    #[serde(default)]
-    pub stop_penalty: f32,
     /// sha256 of each part, hexadecimal.
     pub parts: BTreeMap<String, String>,
 }
@@ -103,7 +100,6 @@ impl Bundle {
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,
-            stop_penalty: manifest.stop_penalty,
             lead_order: lead_order(&manifest)?,
             clip_mv: manifest.clip_mv,
             device: device.clone(),

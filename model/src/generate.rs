@@ -24,9 +24,6 @@ pub struct DecodeOptions {
     pub top_p: f64,
     /// Seed of sampling; row i of a request draws from its own stream.
     pub seed: u64,
-    /// Taken off the stop token's log probability before a token is chosen; a bundle sets it where its texts end too soon.
-    #[serde(skip)]
-    pub stop_penalty: f32,
 }
 
 impl Default for DecodeOptions {
@@ -36,7 +33,6 @@ impl Default for DecodeOptions {
             temperature: 0.0,
             top_p: 1.0,
             seed: 0,
-            stop_penalty: 0.0,
         }
     }
 }
@@ -110,7 +106,6 @@ pub fn generate_watched(
 
 struct Row {
     sampler: LogitsProcessor,
-    stop_penalty: f32,
     ids: Vec<u32>,
     logprobs: Vec<f32>,
     finish: Option<Finish>,
@@ -133,7 +128,6 @@ impl Row {
         let sampler = LogitsProcessor::from_sampling(options.seed, sampling);
         Self {
             sampler,
-            stop_penalty: options.stop_penalty,
             ids: Vec::new(),
             logprobs: Vec::new(),
             finish: None,
@@ -145,7 +139,7 @@ impl Row {
         if self.finish.is_some() {
             return Ok(stop.or(self.ids.last().copied()).unwrap_or(0));
         }
-        let token = self.choose(logprobs, stop)?;
+        let token = self.sampler.sample(logprobs)?;
         self.logprobs.push(logprobs.i(token as usize)?.to_scalar::<f32>()?);
         if Some(token) == stop {
             self.finish = Some(Finish::Stop);
@@ -156,19 +150,6 @@ impl Row {
             }
         }
         Ok(token)
-    }
-
-    fn choose(&mut self, logprobs: &Tensor, stop: Option<u32>) -> Result<u32> {
-        let Some(stop) = stop.filter(|_| self.stop_penalty != 0.0) else {
-            return Ok(self.sampler.sample(logprobs)?);
-        };
-        let mut scores = logprobs.to_vec1::<f32>()?;
-        if let Some(score) = scores.get_mut(stop as usize) {
-            *score -= self.stop_penalty;
-        }
-        Ok(self
-            .sampler
-            .sample(&Tensor::new(scores.as_slice(), logprobs.device())?)?)
     }
 
     fn end(self) -> Generated {

@@ -124,8 +124,6 @@ pub struct Drafting {
     pub prompt: String,
     /// What the prompt tells beside the ECG.
     pub evidence: Evidence,
-    /// [`DecodeOptions::stop_penalty`] of every draft.
-    pub stop_penalty: f32,
     /// Position in the standard lead order of each input lead of the model.
     pub lead_order: Vec<usize>,
     /// Millivolts are clipped to this bound on both sides.
@@ -246,16 +244,12 @@ impl Drafting {
         let ids: Vec<u32> = rows.iter().flat_map(|row| row.prompt.iter().copied()).collect();
         let t = ids.len() / rows.len();
         let prompt = Tensor::from_vec(ids, (rows.len(), t), &self.device)?;
-        let options = DecodeOptions {
-            stop_penalty: self.stop_penalty,
-            ..options.clone()
-        };
         let rows = generate_watched(
             &decoder,
             &prompt,
             Some(&prefix),
             Some(self.tokenizer.stop()),
-            &options,
+            options,
             &|| step_done(&places),
         )?;
         rows.into_iter().map(|row| self.drafted(&row, t)).collect()

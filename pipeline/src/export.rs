@@ -41,7 +41,6 @@ pub fn export(
         chain: dsp.chain_name(),
         prompt: settings.prompt.clone(),
         evidence: settings.evidence,
-        stop_penalty: settings.stop_penalty,
         parts: Default::default(),
     };
     Ok(bundle::seal(out, manifest)?)

@@ -92,9 +92,6 @@ pub struct TrainSettings {
     /// Probability that a training step shows a recording without its evidence.
     #[arg(long, default_value_t = 0.15)]
     pub evidence_dropout: f32,
-    /// Taken off the stop token's log probability when the bundle drafts: greedy texts are shorter than the reports.
-    #[arg(long, default_value_t = 1.0)]
-    pub stop_penalty: f32,
     /// Name in the bundle's manifest.
     #[arg(long, default_value = "meit-small-ptbxl")]
     pub name: String,
@@ -132,11 +129,6 @@ impl TrainSettings {
             (0.0..1.0).contains(&self.warmup),
             "warmup is {}: must be in 0..1",
             self.warmup
-        );
-        ensure!(
-            self.stop_penalty.is_finite(),
-            "stop_penalty is {}: must be finite",
-            self.stop_penalty
         );
         ensure!(
             (0.0..=1.0).contains(&self.evidence_dropout),

@@ -56,7 +56,6 @@ fn settings() -> TrainSettings {
         prompt: "write the report of this ecg".to_owned(),
         evidence: model::evidence::Evidence::Measurements,
         evidence_dropout: 0.15,
-        stop_penalty: 0.5,
         name: "tiny".to_owned(),
     }
 }
