@@ -42,10 +42,10 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 20)]
     pub tokens: usize,
     /// Steps on reports alone, of the training folds with or without a recording.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 400)]
     pub text_steps: u64,
     /// Steps on recordings with their reports.
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 1000)]
     pub steps: u64,
     /// Reports a step while training on text.
     #[arg(long, default_value_t = 48)]

@@ -282,7 +282,7 @@ async fn a_draft_is_read_edited_and_signed_and_the_signature_is_on_the_topic() {
     assert_eq!(report.segment_sha256, draft.segment_sha256);
     page.close().await;
     let checked = audit::check(&page.audit()).unwrap();
-    assert_eq!(checked.signed, [draft.draft_id.clone()]);
+    assert_eq!(checked.signed, std::slice::from_ref(&draft.draft_id));
     assert!(
         !audited(&page.audit()).contains("borderline"),
         "no text in the audit log"

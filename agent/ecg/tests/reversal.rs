@@ -3,6 +3,8 @@
 //! Place: tests `dsp::reversal` with real beats: each recording is rewired by the swap's map and read again. Invariant: swaps are
 //! flagged, correctly placed electrodes are not.
 
+#![allow(clippy::unwrap_used)] // every function here is part of a test
+
 use std::path::{Path, PathBuf};
 
 use ecg::dsp::reversal::{LEADS, Swap};
