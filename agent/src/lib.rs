@@ -218,15 +218,7 @@ impl Agent {
                     self.partitions.revoke(partition);
                 }
             }
-            Event::OffsetGap {
-                topic,
-                partition,
-                expected,
-                got,
-            } => {
-                tracing::error!(%topic, partition, expected, got, "the broker dropped records before they were read");
-                self.metrics.offset_gap((got - expected).max(0) as u64);
-            }
+            Event::OffsetGap(gap) => self.metrics.offset_gap(gap.records()),
             Event::Fatal(error) => anyhow::bail!("kafka source: {error}"),
         }
         Ok(())

@@ -145,7 +145,6 @@ impl Monitors {
 mod tests {
     use ecg::lead::Lead;
     use ecg::packet::PacketLead;
-    use ecg::segment::LeadOrigin;
 
     use super::*;
     use crate::testing::heartbeat;
@@ -168,15 +167,8 @@ mod tests {
 
     fn off(stream_id: &str) -> Packet {
         let lead = PacketLead {
-            lead: Lead::I,
-            samples: vec![0],
-            uv_per_unit: 1.0,
-            offset_uv: 0.0,
-            invalid: vec![],
-            pace: vec![],
-            saturated: vec![],
             lead_off: true,
-            origin: LeadOrigin::Measured,
+            ..PacketLead::of(Lead::I, vec![0], 1.0)
         };
         Packet {
             leads: vec![lead],

@@ -10,14 +10,9 @@ use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segm
 /// A silent segment with a given verdict.
 pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
     let quality = LeadQuality {
-        snr_db: None,
-        baseline_uv: 0.0,
-        mains_uv: 0.0,
-        mains_residual_uv: 0.0,
-        drawn_samples: 0,
-        flags: vec![],
         origin: LeadOrigin::Measured,
         usable: true,
+        ..LeadQuality::default()
     };
     Segment {
         id: "00".into(),
@@ -67,19 +62,8 @@ pub(crate) fn heartbeat() -> Packet {
 /// A window of silence without context.
 pub(crate) fn context(start_sample: i64) -> ecg::window::Context {
     ecg::window::Context {
-        stream_id: "bed-01".into(),
         boot_id: 1,
         start_sample,
-        start_time_us: 0,
-        last_gateway_time_us: 0,
-        source_rate_hz: 500.0,
-        samples_uv: vec![vec![0.0; ecg::SEGMENT_SAMPLES]; LEADS],
-        before: 0,
-        after: 0,
-        origin: [LeadOrigin::Measured; LEADS],
-        lead_off: [false; LEADS],
-        saturated: [false; LEADS],
-        paced: false,
-        stat: false,
+        ..ecg::window::Context::of("bed-01", vec![vec![0.0; ecg::SEGMENT_SAMPLES]; LEADS])
     }
 }

@@ -198,7 +198,6 @@ fn add_skipped(sum: &mut Skipped, more: Skipped) {
 mod tests {
     use ecg::lead::Lead;
     use ecg::packet::PacketLead;
-    use ecg::segment::LeadOrigin;
 
     use super::*;
 
@@ -214,17 +213,7 @@ mod tests {
     };
 
     fn packet(stream_id: &str, first_sample: i64, samples: usize) -> Packet {
-        let lead = |lead| PacketLead {
-            lead,
-            samples: vec![5; samples],
-            uv_per_unit: 1.0,
-            offset_uv: 0.0,
-            invalid: vec![],
-            pace: vec![],
-            saturated: vec![],
-            lead_off: false,
-            origin: LeadOrigin::Measured,
-        };
+        let lead = |lead| PacketLead::of(lead, vec![5; samples], 1.0);
         Packet {
             stream_id: stream_id.into(),
             device_id: "monitor".into(),

@@ -189,17 +189,7 @@ fn the_proto_file_of_the_docs_is_the_one_that_the_code_is_generated_from() {
 /// The example draft with a tracing that has lead II alone, so that the file stays readable.
 fn entry(signed: bool) -> Entry {
     let draft: DraftReport = example("draft-report");
-    let missing = LeadQuality {
-        snr_db: None,
-        baseline_uv: 0.0,
-        mains_uv: 0.0,
-        mains_residual_uv: 0.0,
-        drawn_samples: 0,
-        flags: vec![],
-        origin: LeadOrigin::Missing,
-        usable: false,
-    };
-    let mut quality: [LeadQuality; LEADS] = std::array::from_fn(|_| missing.clone());
+    let mut quality: [LeadQuality; LEADS] = Default::default();
     quality[1].origin = LeadOrigin::Measured;
     let samples: Vec<i16> = (0..LEADS * ecg::SEGMENT_SAMPLES)
         .map(|at| if at % 500 == 250 { 100 } else { 0 })

@@ -17,6 +17,7 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::differences::Differences;
 use crate::golden::{LOGITS_ERROR_MAX, error_max};
 
 /// One small golden decoder of each way to place positions and norms.
@@ -28,9 +29,11 @@ const BACKBONES: [&str; 6] = [
     "opt-post-norm",
     "llama-llama3-rope",
 ];
-/// Central differences in f64 with a step of 1e-5.
-const STEP: f64 = 1e-5;
-const RELATIVE_ERROR_MAX: f64 = 1e-4;
+const DIFFERENCES: Differences = Differences {
+    step: 1e-5,
+    relative_error_max: 1e-4,
+    scale_min: 1e-2,
+};
 const TOKENS: usize = 3;
 
 fn kinds() -> Vec<Fusion> {
@@ -134,27 +137,9 @@ impl Fused {
     }
 
     fn check_gradient(&self, name: &str, var: &Var, grad: &Tensor) {
-        let grad: Vec<f64> = grad.flatten_all().unwrap().to_vec1().unwrap();
-        let original = var.as_detached_tensor().copy().unwrap();
-        let values: Vec<f64> = original.flatten_all().unwrap().to_vec1().unwrap();
-        let scale = grad.iter().map(|g| g.abs()).fold(1e-2, f64::max);
-        let index = values.len() * 2 / 3;
-        let at = |delta: f64| {
-            let mut moved = values.clone();
-            moved[index] += delta;
-            var.set(&Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap())
-                .unwrap();
-            self.loss().to_scalar::<f64>().unwrap()
-        };
-        let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-        var.set(&original).unwrap();
-        let error = (numeric - grad[index]).abs() / scale;
-        let got = grad[index];
-        assert!(
-            error <= RELATIVE_ERROR_MAX,
-            "{} {name}[{index}]: {got} but differences give {numeric}",
-            self.name
-        );
+        let two_thirds = var.elem_count() * 2 / 3;
+        let loss = || self.loss().to_scalar::<f64>().unwrap();
+        DIFFERENCES.check(&format!("{} {name}", self.name), var, grad, &[two_thirds], loss);
     }
 }
 

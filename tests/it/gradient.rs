@@ -17,9 +17,14 @@ use pipeline::params::Params;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-const STEP: f64 = 1e-5;
-/// Central differences in f64 with a step of 1e-5 are exact to about 1e-9 here; ReLU kinks are avoided by the seed.
-const RELATIVE_ERROR_MAX: f64 = 1e-5;
+use crate::differences::Differences;
+
+/// In f64 such differences are exact to about 1e-9 here; ReLU kinks are avoided by the seed.
+const DIFFERENCES: Differences = Differences {
+    step: 1e-5,
+    relative_error_max: 1e-5,
+    scale_min: 1e-3,
+};
 
 struct Tiny {
     params: Params,
@@ -140,33 +145,9 @@ fn the_gradient_of_every_trainable_parameter_equals_its_finite_difference() {
     let grads = tiny.loss().backward().unwrap();
     let value = || tiny.loss().to_scalar::<f64>().unwrap();
     for (name, var) in tiny.params.trainable() {
-        let grad: Vec<f64> = grads
-            .get(var)
-            .unwrap_or_else(|| panic!("no gradient for {name}"))
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        let original = var.as_detached_tensor().copy().unwrap();
-        let values: Vec<f64> = original.flatten_all().unwrap().to_vec1().unwrap();
-        let scale = grad.iter().map(|g| g.abs()).fold(1e-3, f64::max);
-        for index in [0, values.len() / 2, values.len() - 1] {
-            let at = |delta: f64| {
-                let mut moved = values.clone();
-                moved[index] += delta;
-                var.set(&Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap())
-                    .unwrap();
-                value()
-            };
-            let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-            var.set(&original).unwrap();
-            let error = (numeric - grad[index]).abs() / scale;
-            assert!(
-                error <= RELATIVE_ERROR_MAX,
-                "{name}[{index}]: {} but differences give {numeric}",
-                grad[index]
-            );
-        }
+        let grad = grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
+        let indices = [0, var.elem_count() / 2, var.elem_count() - 1];
+        DIFFERENCES.check(name, var, grad, &indices, value);
     }
 }
 

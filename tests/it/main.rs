@@ -10,6 +10,7 @@ mod api;
 mod broker;
 mod dashboards;
 mod deploy;
+mod differences;
 mod fusion;
 mod golden;
 mod gradient;

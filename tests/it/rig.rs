@@ -12,7 +12,6 @@ use agent::settings::AgentSettings;
 use bedside::recording::Recording;
 use ecg::packet::{Packet, PacketLead};
 use ecg::report::{BundleLineage, DecodeParameters};
-use ecg::segment::LeadOrigin;
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
 use model::generate::Finish;
 use model::meit::EcgInput;
@@ -63,17 +62,7 @@ pub fn packets(recordings: &[Recording], packet_samples: usize) -> Vec<Packet> {
     let lead = |index: usize, first: usize| {
         let range = first..(first + packet_samples).min(end);
         let unit = |at: usize| recordings[at / SEGMENT_SAMPLES].leads[index].1[at % SEGMENT_SAMPLES].round() as i16;
-        PacketLead {
-            lead: recordings[0].leads[index].0,
-            samples: range.map(unit).collect(),
-            uv_per_unit: 1.0,
-            offset_uv: 0.0,
-            invalid: vec![],
-            pace: vec![],
-            saturated: vec![],
-            lead_off: false,
-            origin: LeadOrigin::Measured,
-        }
+        PacketLead::of(recordings[0].leads[index].0, range.map(unit).collect(), 1.0)
     };
     let full = |first: usize| Packet {
         leads: (0..recordings[0].leads.len()).map(|index| lead(index, first)).collect(),

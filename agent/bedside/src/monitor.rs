@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use ecg::lead::Lead;
 use ecg::packet::{Packet, PacketLead};
-use ecg::segment::LeadOrigin;
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -96,17 +95,12 @@ impl Monitor {
 fn packet_lead(lead: Lead, samples: &[f32]) -> PacketLead {
     let units = |sample: &f32| (sample / UV_PER_UNIT).round();
     let fits = |unit: f32| (f32::from(i16::MIN)..=f32::from(i16::MAX)).contains(&unit);
+    // `as` saturates and makes NaN 0
+    let in_units = samples.iter().map(|sample| units(sample) as i16).collect();
     PacketLead {
-        lead,
-        // `as` saturates and makes NaN 0
-        samples: samples.iter().map(|sample| units(sample) as i16).collect(),
-        uv_per_unit: UV_PER_UNIT,
-        offset_uv: 0.0,
         invalid: runs(samples, |sample| !sample.is_finite()),
-        pace: vec![],
         saturated: runs(samples, |sample| sample.is_finite() && !fits(units(sample))),
-        lead_off: false,
-        origin: LeadOrigin::Measured,
+        ..PacketLead::of(lead, in_units, UV_PER_UNIT)
     }
 }
 

@@ -5,7 +5,6 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ecg::dsp::lanes::Frame;
 use ecg::dsp::{DspConfig, analyse, filter, resample};
-use ecg::segment::LeadOrigin;
 use ecg::window::Context;
 use ecg::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES};
 
@@ -19,23 +18,11 @@ fn context() -> Context {
         ((0.4 + 0.1 * lead as f64) * beat + ripple) as f32
     };
     let length = SEGMENT_SAMPLES + 2 * CONTEXT_SAMPLES;
+    let leads = (0..LEADS).map(|lead| (0..length).map(|i| sample(lead, i)).collect());
     Context {
-        stream_id: "bench".to_owned(),
-        boot_id: 1,
-        start_sample: 0,
-        start_time_us: 0,
-        last_gateway_time_us: 0,
-        source_rate_hz: ecg::SAMPLE_RATE_HZ,
-        samples_uv: (0..LEADS)
-            .map(|lead| (0..length).map(|i| sample(lead, i)).collect())
-            .collect(),
         before: CONTEXT_SAMPLES,
         after: CONTEXT_SAMPLES,
-        origin: [LeadOrigin::Measured; LEADS],
-        lead_off: [false; LEADS],
-        saturated: [false; LEADS],
-        paced: false,
-        stat: false,
+        ..Context::of("bench", leads.collect())
     }
 }
 

@@ -78,6 +78,23 @@ pub struct PacketLead {
     pub origin: LeadOrigin,
 }
 
+impl PacketLead {
+    /// Samples of a lead's own electrodes, nothing marked, 0 microvolts at unit 0.
+    pub fn of(lead: Lead, samples: Vec<i16>, uv_per_unit: f32) -> Self {
+        Self {
+            lead,
+            samples,
+            uv_per_unit,
+            offset_uv: 0.0,
+            invalid: vec![],
+            pace: vec![],
+            saturated: vec![],
+            lead_off: false,
+            origin: LeadOrigin::Measured,
+        }
+    }
+}
+
 impl Packet {
     /// Samples a lead; 0 for a heartbeat.
     pub fn len(&self) -> usize {

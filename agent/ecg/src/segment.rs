@@ -169,7 +169,7 @@ impl Reason {
 }
 
 /// Where a lead's samples come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeadOrigin {
     /// Sampled by the device from its own electrodes.
@@ -179,11 +179,12 @@ pub enum LeadOrigin {
     /// Estimated by a lead transform, such as EASI; not equal to a standard lead.
     Reconstructed,
     /// Not there.
+    #[default]
     Missing,
 }
 
-/// Quality of one lead of one segment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Quality of one lead of one segment; by default that of a lead which is not there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LeadQuality {
     /// Signal-to-noise ratio in decibels, window-power definition (beat template against residual); `None` = unknown.
     pub snr_db: Option<f32>,

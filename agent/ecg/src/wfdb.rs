@@ -184,20 +184,12 @@ impl Leads {
         let (before, after) = (start.min(CONTEXT_SAMPLES), (length - end).min(CONTEXT_SAMPLES));
         let around = |lead: &Vec<f32>| lead[start - before..end + after].to_vec();
         Some(Context {
-            stream_id: self.name.clone(),
-            boot_id: 0,
             start_sample: start as i64,
-            start_time_us: 0,
-            last_gateway_time_us: 0,
             source_rate_hz: self.rate_hz,
-            samples_uv: self.samples_uv.iter().map(around).collect(),
             before,
             after,
             origin: self.origin,
-            lead_off: [false; LEADS],
-            saturated: [false; LEADS],
-            paced: false,
-            stat: false,
+            ..Context::of(&self.name, self.samples_uv.iter().map(around).collect())
         })
     }
 }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use crate::packet::{Packet, PacketError};
 use crate::segment::LeadOrigin;
-use crate::{LEADS, SEGMENT_SAMPLES};
+use crate::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 use boot::Boot;
 
 const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
@@ -52,6 +52,28 @@ pub struct Context {
     pub paced: bool,
     /// True when the monitor asked for an urgent reading.
     pub stat: bool,
+}
+
+impl Context {
+    /// Ten seconds of twelve measured leads at the start of a stream: 12 x 5000 microvolts, nothing marked, no context.
+    pub fn of(stream_id: &str, samples_uv: Vec<Vec<f32>>) -> Self {
+        Self {
+            stream_id: stream_id.to_owned(),
+            boot_id: 0,
+            start_sample: 0,
+            start_time_us: 0,
+            last_gateway_time_us: 0,
+            source_rate_hz: SAMPLE_RATE_HZ,
+            samples_uv,
+            before: 0,
+            after: 0,
+            origin: [LeadOrigin::Measured; LEADS],
+            lead_off: [false; LEADS],
+            saturated: [false; LEADS],
+            paced: false,
+            stat: false,
+        }
+    }
 }
 
 /// How a [`Windower`] cuts.

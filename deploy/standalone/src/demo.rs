@@ -371,14 +371,7 @@ async fn read_drafts(kafka: KafkaSettings, drafts: mpsc::Sender<DraftReport>, st
                     break;
                 }
             }
-            Event::OffsetGap {
-                topic,
-                partition,
-                expected,
-                got,
-            } => {
-                bail!("{topic} partition {partition}: the broker dropped drafts {expected}..{got}");
-            }
+            Event::OffsetGap(gap) => bail!("the broker dropped {} drafts: {gap:?}", gap.records()),
             Event::Fatal(error) => bail!("read drafts: {error}"),
             Event::Assigned(_) | Event::Revoked(_) => {}
         }

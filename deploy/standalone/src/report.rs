@@ -259,8 +259,6 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use ecg::segment::LeadOrigin;
-
     use super::*;
 
     /// Twelve leads of made-up beats at 75 bpm, analysed.
@@ -269,22 +267,8 @@ pub(crate) mod tests {
             let phase = (i % 400) as f32;
             1000.0 * (-((phase - 200.0) / 8.0).powi(2)).exp() + 200.0 * (-((phase - 330.0) / 30.0).powi(2)).exp()
         };
-        let context = ecg::window::Context {
-            stream_id: "made-up".into(),
-            boot_id: 0,
-            start_sample: 0,
-            start_time_us: 0,
-            last_gateway_time_us: 0,
-            source_rate_hz: 500.0,
-            samples_uv: vec![(0..ecg::SEGMENT_SAMPLES).map(beat).collect(); LEADS],
-            before: 0,
-            after: 0,
-            origin: [LeadOrigin::Measured; LEADS],
-            lead_off: [false; LEADS],
-            saturated: [false; LEADS],
-            paced: false,
-            stat: false,
-        };
+        let samples_uv = vec![(0..ecg::SEGMENT_SAMPLES).map(beat).collect(); LEADS];
+        let context = ecg::window::Context::of("made-up", samples_uv);
         let dsp = DspConfig::default();
         let mut segment = dsp::analyse(&context, &dsp);
         segment.decision = decision;

@@ -89,14 +89,9 @@ pub(crate) fn author() -> Author {
 /// An accepted, silent segment with its own id.
 pub(crate) fn segment(number: i64) -> Segment {
     let quality = LeadQuality {
-        snr_db: None,
-        baseline_uv: 0.0,
-        mains_uv: 0.0,
-        mains_residual_uv: 0.0,
-        drawn_samples: 0,
-        flags: vec![],
         origin: LeadOrigin::Measured,
         usable: true,
+        ..LeadQuality::default()
     };
     Segment {
         id: ecg::id::segment_id("bed-01", 1, number * 5000, "meit-dsp", 1),

@@ -18,11 +18,9 @@ pub fn segment(stream_id: &str, start_sample: i64) -> Segment {
         snr_db: Some(20.0),
         baseline_uv: 10.0,
         mains_uv: 1.0,
-        mains_residual_uv: 0.0,
-        drawn_samples: 0,
-        flags: vec![],
         origin: LeadOrigin::Measured,
         usable: true,
+        ..LeadQuality::default()
     };
     Segment {
         id: ecg::id::segment_id(stream_id, 1, start_sample, "meit-dsp", 1),

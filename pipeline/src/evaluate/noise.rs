@@ -100,7 +100,6 @@ fn generator(seed: u64, index: usize) -> ChaCha8Rng {
 #[cfg(test)]
 mod tests {
     use ecg::LEADS;
-    use ecg::segment::LeadOrigin;
 
     use super::*;
 
@@ -110,22 +109,7 @@ mod tests {
                 .map(|at| ((at * (lead + 1)) % 400) as f32 + baseline_uv)
                 .collect()
         };
-        Context {
-            stream_id: "bed".into(),
-            boot_id: 0,
-            start_sample: 0,
-            start_time_us: 0,
-            last_gateway_time_us: 0,
-            source_rate_hz: 500.0,
-            samples_uv: (0..LEADS).map(wave).collect(),
-            before: 0,
-            after: 0,
-            origin: [LeadOrigin::Measured; LEADS],
-            lead_off: [false; LEADS],
-            saturated: [false; LEADS],
-            paced: false,
-            stat: false,
-        }
+        Context::of("bed", (0..LEADS).map(wave).collect())
     }
 
     fn power(samples: impl Iterator<Item = f64> + Clone) -> f64 {

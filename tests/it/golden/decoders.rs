@@ -16,6 +16,7 @@ use model::prefix::EcgPrefix;
 use model::weights::Weights;
 
 use super::{LOGITS_ERROR_MAX, directories, error_max, tensor};
+use crate::differences::Differences;
 
 pub struct Golden {
     pub name: String,
@@ -195,9 +196,12 @@ fn every_family_is_among_the_shipped_golden_decoders() {
     assert_eq!(types.len(), MODEL_TYPES.len(), "{types:?}");
 }
 
-const STEP: f64 = 1e-5;
-/// Central differences in f64 with a step of 1e-5; activations with kinks are avoided by the seeds.
-const RELATIVE_ERROR_MAX: f64 = 1e-4;
+/// In f64; activations with kinks are avoided by the seeds.
+const DIFFERENCES: Differences = Differences {
+    step: 1e-5,
+    relative_error_max: 1e-4,
+    scale_min: 1e-2,
+};
 
 /// The decoder with every tensor a variable in f64.
 struct Learning {
@@ -242,27 +246,8 @@ impl Learning {
     }
 
     fn check(&self, name: &str, var: &Var, grad: &Tensor) {
-        let grad: Vec<f64> = grad.flatten_all().unwrap().to_vec1().unwrap();
-        let original = var.as_detached_tensor().copy().unwrap();
-        let values: Vec<f64> = original.flatten_all().unwrap().to_vec1().unwrap();
-        let scale = grad.iter().map(|g| g.abs()).fold(1e-2, f64::max);
-        for index in [values.len() / 3, values.len() - 1] {
-            let at = |delta: f64| {
-                let mut moved = values.clone();
-                moved[index] += delta;
-                var.set(&Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap())
-                    .unwrap();
-                self.loss().to_scalar::<f64>().unwrap()
-            };
-            let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-            var.set(&original).unwrap();
-            let error = (numeric - grad[index]).abs() / scale;
-            assert!(
-                error <= RELATIVE_ERROR_MAX,
-                "{name}[{index}]: {} but differences give {numeric}",
-                grad[index]
-            );
-        }
+        let indices = [var.elem_count() / 3, var.elem_count() - 1];
+        DIFFERENCES.check(name, var, grad, &indices, || self.loss().to_scalar::<f64>().unwrap());
     }
 }
 

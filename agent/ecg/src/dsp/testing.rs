@@ -1,7 +1,6 @@
 //! Synthetic beats for the tests of this module.
 
 use super::lanes::Frame;
-use crate::segment::LeadOrigin;
 use crate::window::Context;
 use crate::{LEADS, SEGMENT_SAMPLES};
 
@@ -48,20 +47,8 @@ pub fn context(bpm: f64, noise_uv: f32) -> Context {
             .collect()
     };
     Context {
-        stream_id: "bed".into(),
         boot_id: 1,
-        start_sample: 0,
-        start_time_us: 0,
-        last_gateway_time_us: 0,
-        source_rate_hz: 500.0,
-        samples_uv: (0..LEADS).map(lead).collect(),
-        before: 0,
-        after: 0,
-        origin: [LeadOrigin::Measured; LEADS],
-        lead_off: [false; LEADS],
-        saturated: [false; LEADS],
-        paced: false,
-        stat: false,
+        ..Context::of("bed", (0..LEADS).map(lead).collect())
     }
 }
 

@@ -76,7 +76,7 @@ pub enum CommitError {
         /// The brokers.
         brokers: String,
         /// Why.
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
     /// Another process took the transactional id over: this one is a zombie.
     #[error("transactional id {id} was taken over by another process")]
@@ -84,7 +84,7 @@ pub enum CommitError {
         /// The transactional id.
         id: String,
         /// What the client said.
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
     /// A transaction failed for good, or for longer than the delivery time.
     #[error("commit transaction of {outputs} records after {tries} tries")]
@@ -94,11 +94,11 @@ pub enum CommitError {
         /// Tries.
         tries: u32,
         /// Why the last one failed.
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
     /// The consumer does not take the offsets.
     #[error("store offsets")]
-    Offsets(#[source] KafkaError),
+    Offsets(#[source] Box<KafkaError>),
     /// A record was not delivered.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -153,7 +153,7 @@ impl Committer {
                 let producer = producer.map_err(|source| CommitError::Open {
                     id: name,
                     brokers,
-                    source,
+                    source: Box::new(source),
                 })?;
                 Way::Transaction {
                     producer: Arc::new(producer),
@@ -200,7 +200,7 @@ impl Committer {
             if is_fenced(&source) {
                 return Err(CommitError::Fenced {
                     id: id.to_owned(),
-                    source,
+                    source: Box::new(source),
                 });
             }
             let aborted = retrying(self.patience, || producer.abort_transaction(self.patience));
@@ -208,7 +208,7 @@ impl Committer {
                 return Err(CommitError::Transaction {
                     outputs: batch.outputs.len(),
                     tries,
-                    source,
+                    source: Box::new(source),
                 });
             }
             // a rebalance is the common cause: it needs the locks, and then the next try leaves out what went
@@ -257,8 +257,10 @@ fn store(handle: &Handle, sink: &Sink, members: &[Membership], batch: &Batch) ->
     let kept = current(&owned, batch);
     handle.block_on(deliver(sink, batch, &kept))?;
     for (member, owned) in members.iter().zip(&owned) {
-        let offsets = offsets(owned, &batch.floors).map_err(CommitError::Offsets)?;
-        member.store(&offsets).map_err(CommitError::Offsets)?;
+        let offsets = offsets(owned, &batch.floors).map_err(|error| CommitError::Offsets(Box::new(error)))?;
+        member
+            .store(&offsets)
+            .map_err(|error| CommitError::Offsets(Box::new(error)))?;
     }
     Ok(kept)
 }

@@ -168,10 +168,9 @@ pub(super) struct Delivery {
 impl Delivery {
     /// Waits until all in-sync replicas have the record.
     pub(super) async fn acknowledged(self) -> Result<(), SinkError> {
-        let sent = self
-            .future
-            .await
-            .unwrap_or_else(|_| panic!("the producer outlives its records"));
+        let Ok(sent) = self.future.await else {
+            panic!("the producer outlives its records");
+        };
         sent.map(drop).map_err(|(source, _)| SinkError::Deliver {
             topic: self.topic.to_owned(),
             bytes: self.bytes,

@@ -65,18 +65,29 @@ pub enum Event {
     /// Partitions went; no record of theirs follows, and commits to them do nothing.
     Revoked(Vec<Partition>),
     /// The broker dropped the records from `expected` on before they were read; the record at `got` is next.
-    OffsetGap {
-        /// The topic.
-        topic: Arc<str>,
-        /// The partition.
-        partition: i32,
-        /// Offset that should have come.
-        expected: i64,
-        /// Offset that came.
-        got: i64,
-    },
+    OffsetGap(OffsetGap),
     /// The source cannot go on; last event.
     Fatal(String),
+}
+
+/// A stretch of a partition that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetGap {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// Offset that should have come.
+    pub expected: i64,
+    /// Offset that came.
+    pub got: i64,
+}
+
+impl OffsetGap {
+    /// Records lost.
+    pub fn records(&self) -> u64 {
+        (self.got - self.expected).max(0) as u64
+    }
 }
 
 /// One record, copied out of librdkafka's memory.

@@ -12,7 +12,6 @@ use agent::windows::{Windows, WindowsConfig};
 use anyhow::{Context as _, ensure};
 use bedside::recording::Recording;
 use ecg::packet::{Packet, PacketLead};
-use ecg::segment::LeadOrigin;
 use ecg::window::WindowerConfig;
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
 use prometheus::Registry;
@@ -203,19 +202,9 @@ async fn write(
 fn packet(recordings: &[Recording], stream: usize, first: usize, is_end: bool, boot_id: u64) -> Packet {
     let recording = &recordings[(stream + first / SEGMENT_SAMPLES) % recordings.len()];
     let at = first % SEGMENT_SAMPLES;
-    let lead = |(lead, samples_uv): &(ecg::lead::Lead, Vec<f32>)| PacketLead {
-        lead: *lead,
-        samples: samples_uv[at..at + PACKET_SAMPLES]
-            .iter()
-            .map(|uv| uv.round() as i16)
-            .collect(),
-        uv_per_unit: 1.0,
-        offset_uv: 0.0,
-        invalid: vec![],
-        pace: vec![],
-        saturated: vec![],
-        lead_off: false,
-        origin: LeadOrigin::Measured,
+    let lead = |(lead, samples_uv): &(ecg::lead::Lead, Vec<f32>)| {
+        let units = samples_uv[at..at + PACKET_SAMPLES].iter().map(|uv| uv.round() as i16);
+        PacketLead::of(*lead, units.collect(), 1.0)
     };
     let time_us = (first as f64 * 1e6 / SAMPLE_RATE_HZ) as i64;
     Packet {

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc;
 
-use super::{Assignment, Change, Event, Flags, Partition, Rebalances, Record};
+use super::{Assignment, Change, Event, Flags, OffsetGap, Partition, Rebalances, Record};
 
 /// Longest poll; a stop is seen after it.
 const POLL: Duration = Duration::from_millis(50);
@@ -91,12 +91,14 @@ impl Poller {
         let partition = (Arc::clone(&record.topic), record.partition);
         let expected = self.expected.insert(partition, record.offset + 1);
         if let Some(expected) = expected.filter(|&expected| self.is_gap(&record, expected)) {
-            self.pending.push_back(Event::OffsetGap {
+            let gap = OffsetGap {
                 topic: Arc::clone(&record.topic),
                 partition: record.partition,
                 expected,
                 got: record.offset,
-            });
+            };
+            tracing::error!(?gap, "the broker dropped records before they were read");
+            self.pending.push_back(Event::OffsetGap(gap));
         }
         self.pending.push_back(Event::Record(record));
     }

@@ -123,11 +123,11 @@ async fn records_that_the_broker_dropped_before_they_were_read_are_told_of() {
     fill(&settings, 1..13, 600_000).await;
     let (source, mut events) = Source::start(&settings, "gap", &[TOPIC], 4).unwrap();
     assert!(matches!(next(&mut events).await, Event::Assigned(_)));
-    let Event::OffsetGap { expected, got, .. } = next(&mut events).await else {
+    let Event::OffsetGap(gap) = next(&mut events).await else {
         panic!("no gap");
     };
-    assert_eq!(expected, 1);
-    assert_eq!(next_record(&mut events).await.offset, got);
+    assert_eq!(gap.expected, 1);
+    assert_eq!(next_record(&mut events).await.offset, gap.got);
     source.stop().await.unwrap();
 }
 
