@@ -21,7 +21,6 @@ use prometheus::Registry;
 use service::kafka::KafkaSettings;
 use service::kafka::cluster::create_topics;
 use service::kafka::embedded::EmbeddedBroker;
-use service::kafka::source::{Event, Source};
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
 use tokio::sync::mpsc;
@@ -30,6 +29,7 @@ use tokio::task::JoinHandle;
 use crate::assets;
 use crate::draft_line::{self, Seen};
 use crate::page::Page;
+use crate::readers;
 use crate::summary::Summary;
 
 /// Partitions of each topic on the embedded broker, a ring of 5 MiB each.
@@ -128,8 +128,8 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let mut page = open_page(arguments, &cluster, &counters, &stop).await?;
 
     let (drafts, mut arrived) = mpsc::channel(64);
-    let reader = tokio::spawn(read_drafts(cluster.kafka.clone(), drafts, stop.clone()));
-    let rejected = tokio::spawn(count_rejects(cluster.kafka.clone(), stop.clone()));
+    let reader = tokio::spawn(readers::drafts(cluster.kafka.clone(), drafts, stop.clone()));
+    let rejected = tokio::spawn(readers::rejects(cluster.kafka.clone(), stop.clone()));
     let drafter = Arc::new(BundleDrafter::new(
         Arc::clone(&bundle),
         settings.node.node.decode.clone(),
@@ -356,39 +356,6 @@ impl Settings {
         section.boot_id = if arguments.brokers.is_some() { 0 } else { BOOT_ID };
         Ok(Self { agent, node, bedside })
     }
-}
-
-/// Reads `ecg.reports.v1` until `stop`.
-async fn read_drafts(kafka: KafkaSettings, drafts: mpsc::Sender<DraftReport>, stop: Shutdown) -> anyhow::Result<()> {
-    let (source, mut events) = Source::start(&kafka, "demo-drafts", &[topic::REPORTS], 64).context("read drafts")?;
-    loop {
-        let event = tokio::select! { () = stop.wait() => break, event = events.recv() => event };
-        match event.context("the reader of drafts ended early")? {
-            Event::Record(record) => {
-                let draft = serde_json::from_slice(&record.payload).context("parse draft")?;
-                source.commit(&record.topic, record.partition, record.offset + 1)?;
-                if drafts.send(draft).await.is_err() {
-                    break;
-                }
-            }
-            Event::OffsetGap(gap) => bail!("the broker dropped {} drafts: {gap:?}", gap.records()),
-            Event::Fatal(error) => bail!("read drafts: {error}"),
-            Event::Assigned(_) | Event::Revoked(_) => {}
-        }
-    }
-    source.stop().await.context("stop reading drafts")
-}
-
-/// Drains `ecg.rejects.v1` until `stop`, so that the topic has a reader as in production.
-async fn count_rejects(kafka: KafkaSettings, stop: Shutdown) -> anyhow::Result<()> {
-    let (source, mut events) = Source::start(&kafka, "demo-rejects", &[topic::REJECTS], 64).context("read rejects")?;
-    loop {
-        let event = tokio::select! { () = stop.wait() => break, event = events.recv() => event };
-        if let Event::Record(record) = event.context("the reader of rejects ended early")? {
-            source.commit(&record.topic, record.partition, record.offset + 1)?;
-        }
-    }
-    source.stop().await.context("stop reading rejects")
 }
 
 /// Where drafts are shown: lines above a progress bar, or JSON lines.

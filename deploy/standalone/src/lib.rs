@@ -8,6 +8,7 @@ pub mod bench;
 pub mod demo;
 pub mod draft_line;
 mod page;
+mod readers;
 pub mod report;
 pub mod summary;
 pub mod svg;

@@ -6,12 +6,17 @@
 //!
 //! Source: hl7.org/fhir/R4 diagnosticreport, observation, datatypes (SampledData); codes of LOINC and ISO/IEEE 11073-10101.
 
+mod resource;
+
 use ecg::lead::Lead;
 use ecg::report::{DISCLAIMER, SignAction};
 use ecg::segment::{LeadOrigin, Measurements, Segment};
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
-use serde::Serialize;
 
+use self::resource::{
+    Bundle, BundleEntry, CodeableConcept, Coding, Component, DiagnosticReport, Identifier, Meta, Observation, Period,
+    Quantity, Reference, Resource, SampledData,
+};
 use crate::paper::Samples;
 use crate::words::iso_8601;
 use crate::worklist::Entry;
@@ -25,153 +30,6 @@ const ABSENT_REASON: &str = "http://terminology.hl7.org/CodeSystem/data-absent-r
 const OBSERVATION_VALUE: &str = "http://terminology.hl7.org/CodeSystem/v3-ObservationValue";
 /// Code of a recorded voltage in ISO/IEEE 11073-10101.
 const MDC_ECG_ELEC_POTL: &str = "131328";
-
-/// A code of a code system.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Coding {
-    system: &'static str,
-    code: String,
-    display: String,
-}
-
-/// A concept.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CodeableConcept {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    coding: Vec<Coding>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-}
-
-/// A name in somebody's scheme.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Identifier {
-    system: &'static str,
-    value: String,
-}
-
-/// A link to another resource, or to somebody outside of this bundle.
-#[derive(Clone, Debug, PartialEq, Default, Serialize)]
-pub struct Reference {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reference: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identifier: Option<Identifier>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    display: Option<String>,
-}
-
-/// From one time to another.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Period {
-    start: String,
-    end: String,
-}
-
-/// A number with its unit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Quantity {
-    value: f64,
-    unit: &'static str,
-    system: &'static str,
-    code: &'static str,
-}
-
-/// Samples of one lead: value in the unit of the origin = origin + sample x factor.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SampledData {
-    origin: Quantity,
-    /// Milliseconds between two samples.
-    period: f64,
-    factor: f64,
-    dimensions: u32,
-    data: String,
-}
-
-/// One part of an observation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Component {
-    code: CodeableConcept,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_quantity: Option<Quantity>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_sampled_data: Option<SampledData>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data_absent_reason: Option<CodeableConcept>,
-}
-
-/// What is said about a resource as a whole.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Meta {
-    security: Vec<Coding>,
-}
-
-/// A resource of the bundle.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "resourceType")]
-pub enum Resource {
-    /// The report.
-    DiagnosticReport(Box<DiagnosticReport>),
-    /// The samples, or the measurements.
-    Observation(Box<Observation>),
-}
-
-/// The report.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DiagnosticReport {
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    meta: Option<Meta>,
-    identifier: Vec<Identifier>,
-    status: &'static str,
-    category: Vec<CodeableConcept>,
-    code: CodeableConcept,
-    effective_period: Period,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    issued: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    results_interpreter: Vec<Reference>,
-    result: Vec<Reference>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conclusion: Option<String>,
-}
-
-/// Samples, or measurements.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Observation {
-    id: String,
-    status: &'static str,
-    category: Vec<CodeableConcept>,
-    code: CodeableConcept,
-    effective_period: Period,
-    device: Reference,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<CodeableConcept>,
-    component: Vec<Component>,
-}
-
-/// One resource with the address that others name it by.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BundleEntry {
-    full_url: String,
-    resource: Resource,
-}
-
-/// A report and what it rests on.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Bundle {
-    resource_type: &'static str,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    timestamp: String,
-    entry: Vec<BundleEntry>,
-}
 
 /// The bundle of a draft or a signed report; `now_us` is when it is made, microseconds since the Unix epoch.
 pub fn bundle(entry: &Entry, samples: Samples, now_us: i64) -> Bundle {
