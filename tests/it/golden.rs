@@ -6,7 +6,7 @@ mod decoders;
 mod lora;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use model::config::EncoderConfig;
@@ -30,7 +30,7 @@ pub fn golden(part: &str) -> PathBuf {
 }
 
 /// Directories of one kind, sorted by name.
-pub fn directories(part: &str) -> Vec<PathBuf> {
+fn directories(part: &str) -> Vec<PathBuf> {
     let path = golden(part);
     let entries = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut found: Vec<PathBuf> = entries
@@ -39,6 +39,14 @@ pub fn directories(part: &str) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// Checks what lies in each directory of one kind, which has at least one.
+#[track_caller]
+pub fn for_each(part: &str, check: impl Fn(&Path)) {
+    let directories = directories(part);
+    assert!(!directories.is_empty(), "no golden {part}");
+    directories.iter().for_each(|dir| check(dir));
 }
 
 pub fn load(part: &str) -> Weights {

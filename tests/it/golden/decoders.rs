@@ -15,7 +15,7 @@ use model::mode::Mode;
 use model::prefix::EcgPrefix;
 use model::weights::Weights;
 
-use super::{LOGITS_ERROR_MAX, directories, error_max, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, tensor};
 use crate::differences::Differences;
 
 pub struct Golden {
@@ -77,9 +77,7 @@ impl Golden {
 
 #[track_caller]
 fn for_each(check: impl Fn(&Golden)) {
-    let directories = directories("decoders");
-    assert!(!directories.is_empty(), "no golden decoders");
-    directories.iter().for_each(|dir| check(&Golden::open(dir)));
+    super::for_each("decoders", |dir| check(&Golden::open(dir)));
 }
 
 #[test]

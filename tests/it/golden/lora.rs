@@ -17,7 +17,7 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{LOGITS_ERROR_MAX, directories, error_max, largest, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, largest, tensor};
 
 /// torch's and candle's sums differ in their order.
 const LOSS_ERROR_MAX: f32 = 1e-4;
@@ -97,9 +97,7 @@ fn row(t: &Tensor, row: usize) -> Tensor {
 
 #[track_caller]
 fn for_each(check: impl Fn(&Golden)) {
-    let directories = directories("lora");
-    assert!(!directories.is_empty(), "no golden adapters");
-    directories.iter().for_each(|dir| check(&Golden::open(dir)));
+    super::for_each("lora", |dir| check(&Golden::open(dir)));
 }
 
 #[track_caller]
