@@ -14,6 +14,8 @@ use rand_chacha::ChaCha8Rng;
 pub struct Row {
     pub ids: Vec<u32>,
     pub prompt_len: usize,
+    /// What each of its target tokens counts in the loss.
+    pub weight: f32,
 }
 
 /// Tokenises prompt and report apart, so that the mask's edge is exact.
@@ -29,10 +31,15 @@ pub fn row(
     let mut ids = tokenizer.encode(&instruction(prompt, evidence))?;
     let prompt_len = ids.len();
     ids.extend(tokenizer.encode(&response(report))?);
-    Ok(Row { ids, prompt_len })
+    Ok(Row {
+        ids,
+        prompt_len,
+        weight: 1.0,
+    })
 }
 
-/// Inputs (B, T), targets (B, T) and mask (B, T): the mask is 1 where the target belongs to the report or its stop token.
+/// Inputs (B, T), targets (B, T) and mask (B, T): the mask is the row's weight where the target belongs to the report or
+/// its stop token, and 0 elsewhere.
 pub struct TokenBatch {
     pub inputs: Tensor,
     pub targets: Tensor,
@@ -52,7 +59,7 @@ impl TokenBatch {
                 inputs.push(row.ids.get(i).copied().unwrap_or(pad));
                 targets.push(row.ids.get(i + 1).copied().unwrap_or(pad));
                 mask.push(if i + 1 >= row.prompt_len && i + 1 < row.ids.len() {
-                    1.0f32
+                    row.weight
                 } else {
                     0.0
                 });
@@ -155,16 +162,18 @@ mod tests {
             Row {
                 ids: vec![5, 6, 7, 8, 9],
                 prompt_len: 3,
+                weight: 1.0,
             },
             Row {
                 ids: vec![5, 6, 7, 8],
                 prompt_len: 3,
+                weight: 0.5,
             },
         ];
         let batch = TokenBatch::new(&[&rows[0], &rows[1]], 0, &Device::Cpu)?;
         assert_eq!(batch.inputs.to_vec2::<u32>()?, [[5, 6, 7, 8], [5, 6, 7, 8]]);
         assert_eq!(batch.targets.to_vec2::<u32>()?, [[6, 7, 8, 9], [6, 7, 8, 0]]);
-        assert_eq!(batch.mask.to_vec2::<f32>()?, [[0., 0., 1., 1.], [0., 0., 1., 0.]]);
+        assert_eq!(batch.mask.to_vec2::<f32>()?, [[0., 0., 1., 1.], [0., 0., 0.5, 0.]]);
         Ok(())
     }
 }

@@ -8,16 +8,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::settings::TrainSettings;
 
-/// state.json.
+/// state.json of a run with settings `S`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    pub settings: TrainSettings,
+pub struct State<S = TrainSettings> {
+    pub settings: S,
     /// sha256 over the ids and reports that are trained on.
     pub data_sha256: String,
     /// Steps done, both stages together.
@@ -46,14 +47,18 @@ impl Checkpoints {
     ///
     /// # Errors
     /// A generation that cannot be read, or that belongs to other settings or other data.
-    pub fn resume(&self, params: &Params, fresh: &State) -> anyhow::Result<Option<(State, AdamW)>> {
+    pub fn resume<S: DeserializeOwned + PartialEq>(
+        &self,
+        params: &Params,
+        fresh: &State<S>,
+    ) -> anyhow::Result<Option<(State<S>, AdamW)>> {
         let Ok(name) = fs::read_to_string(self.dir.join(CURRENT)) else {
             return Ok(None);
         };
         let generation = self.dir.join(name.trim());
         let path = generation.join("state.json");
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let state: State = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+        let state: State<S> = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
         if state.settings != fresh.settings || state.data_sha256 != fresh.data_sha256 {
             bail!(
                 "{} belongs to other settings or data: remove it, or choose another --out",
@@ -71,7 +76,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn save(&self, params: &Params, optimizer: &AdamW, state: &State) -> anyhow::Result<()> {
+    pub fn save<S: Serialize>(&self, params: &Params, optimizer: &AdamW, state: &State<S>) -> anyhow::Result<()> {
         let name = format!("step-{:08}", state.step);
         let (partial, whole) = (self.dir.join(format!("{name}.partial")), self.dir.join(&name));
         let previous = fs::read_to_string(self.dir.join(CURRENT)).ok();

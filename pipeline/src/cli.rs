@@ -11,10 +11,13 @@ use crate::benchmark::{self, BenchmarkArgs};
 use crate::dataset::PtbXl;
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::pairs::{ScoreArgs, score_file};
+use crate::night::Step;
+use crate::night_cli::{self, CurateArgs, JobArgs};
+use crate::schedule::At;
 use crate::settings::TrainSettings;
 use crate::{evaluate, metrics, train};
 
-/// Trains and evaluates MEIT bundles.
+/// Trains and evaluates MEIT bundles, and runs the nightly job.
 #[derive(Parser)]
 #[command(name = "meit-pipeline", version, about)]
 pub struct Cli {
@@ -27,14 +30,54 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train encoder, projector and decoder, and write a bundle. Resumes where an earlier run with the same settings stopped.
+    /// The whole job: curate, train, evaluate, promote. Goes on where an earlier start of the same run stopped.
+    ///
+    /// Example: meit-pipeline run --config config/pipeline.toml
+    Run(JobArgs),
+    /// Curate a data set with --dataset and --out, or the job's first step without.
+    ///
+    /// Example: meit-pipeline curate --dataset ptbxl:/data/ptbxl --prompts 256 --out dataset
+    Curate(Box<CurateArgs>),
+    /// With --from-scratch: train encoder, projector and decoder, and write a bundle; resumes where an earlier run with the
+    /// same settings stopped. Without: the job up to its adapter.
     ///
     /// Example: meit-pipeline train --from-scratch --dataset ptbxl:/data/ptbxl --out bundle
-    Train(TrainArgs),
-    /// Score a bundle on held-out recordings, beside shuffled and zeroed ECGs, the most frequent report and kNN retrieval.
+    Train(Box<TrainArgs>),
+    /// With --bundle: score it on held-out recordings, beside shuffled and zeroed ECGs, the most frequent report and kNN
+    /// retrieval. Without: the job up to the gate's decision.
     ///
     /// Example: meit-pipeline evaluate --bundle model/bundle --dataset ptbxl:/data/ptbxl --folds 9 --json scores.json
-    Evaluate(EvaluateArgs),
+    Evaluate(Box<EvaluateArgs>),
+    /// The job to its end: promotes the candidate if the gate lets it.
+    Promote(JobArgs),
+    /// Make the generation before the champion's the champion again.
+    Rollback(JobArgs),
+    /// Champion, candidate, lineage and the last runs.
+    Status {
+        #[command(flatten)]
+        job: JobArgs,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the job every day.
+    ///
+    /// Example: meit-pipeline daemon --at 02:30
+    Daemon {
+        #[command(flatten)]
+        job: JobArgs,
+        /// Time of day in UTC, HH:MM, instead of pipeline.at.
+        #[arg(long)]
+        at: Option<At>,
+    },
+    /// Remove a patient's samples from every curated data set, and leave the patient out from now on.
+    Erase {
+        #[command(flatten)]
+        job: JobArgs,
+        /// The patient's hash, as in the data sets' rows.
+        #[arg(long)]
+        patient_hash: String,
+    },
     /// Score hypothesis<TAB>reference pairs.
     ///
     /// Example: meit-pipeline score --pairs pairs.tsv --json
@@ -50,24 +93,36 @@ struct TrainArgs {
     /// Start from fresh weights.
     #[arg(long)]
     from_scratch: bool,
-    /// Data set, as KIND:DIR; ptbxl is the kind this build reads.
-    #[arg(long)]
-    dataset: String,
-    /// Directory of the bundle; checkpoints lie in OUT/checkpoint while training.
-    #[arg(long)]
-    out: PathBuf,
+    /// Data set, as ptbxl:DIR; with --from-scratch.
+    #[arg(long, requires = "from_scratch")]
+    dataset: Option<String>,
+    /// Directory of the bundle; checkpoints lie in OUT/checkpoint while training. With --from-scratch.
+    #[arg(long, requires = "from_scratch")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     settings: TrainSettings,
+    /// Settings file of the job.
+    #[arg(long, value_name = "FILE", conflicts_with = "from_scratch")]
+    config: Option<PathBuf>,
+    /// Name of the job's run.
+    #[arg(long, conflicts_with = "from_scratch")]
+    run: Option<String>,
 }
 
 #[derive(clap::Args)]
 struct EvaluateArgs {
-    /// Bundle directory.
-    #[arg(long)]
-    bundle: PathBuf,
+    /// Bundle directory; without it the job's step runs.
+    #[arg(long, requires = "dataset")]
+    bundle: Option<PathBuf>,
     /// Data set, as KIND:DIR.
-    #[arg(long)]
-    dataset: String,
+    #[arg(long, requires = "bundle")]
+    dataset: Option<String>,
+    /// Settings file of the job.
+    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
+    config: Option<PathBuf>,
+    /// Name of the job's run.
+    #[arg(long, conflicts_with = "bundle")]
+    run: Option<String>,
     /// Folds to score, comma-separated; all others are the retrieval baseline's memory.
     #[arg(long, value_delimiter = ',', default_value = "9")]
     folds: Vec<u8>,
@@ -87,31 +142,16 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         let file = self.metrics_file;
         match self.command {
-            Command::Train(args) => metrics::recorded(file.as_deref(), "train", || {
-                if !args.from_scratch {
-                    bail!("train needs --from-scratch: adapters on an existing base are not trained by this build");
-                }
-                let data = open(&args.dataset)?;
-                if let Some(id) = train::run(&args.settings, &data, &args.out, &|_| false)? {
-                    println!("bundle {id} written to {}", args.out.display());
-                }
-                Ok(())
-            }),
-            Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", || {
-                let mut set = test_set(&args.dataset, &args.folds)?;
-                set.truncate(args.settings.limit);
-                let report = evaluate::run(&args.bundle, &set, &args.settings)?;
-                if let Some(path) = &args.pairs {
-                    std::fs::write(path, report.pairs_tsv()).with_context(|| format!("write {}", path.display()))?;
-                }
-                let json = serde_json::to_string_pretty(&report.scores)? + "\n";
-                match &args.json {
-                    Some(path) => std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?,
-                    None => print!("{json}"),
-                }
-                print!("{}", report.table());
-                Ok(())
-            }),
+            Command::Run(job) | Command::Promote(job) => {
+                metrics::recorded(file.as_deref(), "run", || night_cli::go(&job, Step::Promote))
+            }
+            Command::Curate(args) => night_cli::curate(&args),
+            Command::Train(args) => metrics::recorded(file.as_deref(), "train", || train(&args)),
+            Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", || evaluate(&args)),
+            Command::Rollback(job) => night_cli::rollback(&job),
+            Command::Status { job, json } => night_cli::status(&job, json),
+            Command::Daemon { job, at } => night_cli::daemon(&job, at, file.as_deref()),
+            Command::Erase { job, patient_hash } => night_cli::erase(&job, &patient_hash),
             Command::Score(args) => score_file(&args),
             Command::Benchmark(args) => {
                 let mut set = test_set(&args.dataset, &args.folds)?;
@@ -121,6 +161,38 @@ impl Cli {
             }
         }
     }
+}
+
+fn train(args: &TrainArgs) -> anyhow::Result<()> {
+    if !args.from_scratch {
+        return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Train);
+    }
+    let (Some(dataset), Some(out)) = (&args.dataset, &args.out) else {
+        bail!("train --from-scratch needs --dataset KIND:DIR and --out DIR");
+    };
+    if let Some(id) = train::run(&args.settings, &open(dataset)?, out, &|_| false)? {
+        println!("bundle {id} written to {}", out.display());
+    }
+    Ok(())
+}
+
+fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
+    let (Some(bundle), Some(dataset)) = (&args.bundle, &args.dataset) else {
+        return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Evaluate);
+    };
+    let mut set = test_set(dataset, &args.folds)?;
+    set.truncate(args.settings.limit);
+    let report = evaluate::run(bundle, &set, &args.settings)?;
+    if let Some(path) = &args.pairs {
+        std::fs::write(path, report.pairs_tsv()).with_context(|| format!("write {}", path.display()))?;
+    }
+    let json = serde_json::to_string_pretty(&report.scores)? + "\n";
+    match &args.json {
+        Some(path) => std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?,
+        None => print!("{json}"),
+    }
+    print!("{}", report.table());
+    Ok(())
 }
 
 fn open(dataset: &str) -> anyhow::Result<PtbXl> {

@@ -1,7 +1,8 @@
-//! PTB-XL in its genuine layout, joined with English reports by ecg_id.
+//! PTB-XL in its genuine layout, with its reports in English.
 //!
-//! Place: first stage of training and evaluation. Layout: ptbxl_database.csv, report_en.csv (ecg_id, report_en, reason) and
-//! records500/. Invariant: rows are sorted by ecg_id, and a patient is in one fold only (PTB-XL's own folds).
+//! Place: first stage of training and evaluation. Layout: ptbxl_database.csv and records500/; a report_en.csv (ecg_id,
+//! report_en, reason) beside them is joined by ecg_id, without one the reports are translated. Invariant: rows are sorted by
+//! ecg_id, and a patient is in one fold only (PTB-XL's own folds).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::augment::millivolts;
+use crate::text_rules::translate::{COVERED_MIN, Language, Translator};
+use crate::text_rules::{self, Drop};
 
 /// One ECG of the data set.
 #[derive(Clone, Debug)]
@@ -23,8 +26,20 @@ pub struct Sample {
     pub report: String,
     /// SCP statements with a likelihood above zero, or of unknown likelihood.
     pub scp: BTreeSet<String>,
+    pub sex: Option<Sex>,
+    /// Years; 300 where PTB-XL hides an age above 89.
+    pub age: Option<f32>,
+    /// Recording device, its spaces single; empty where unknown.
+    pub device: String,
     /// Header path, where the recording is there.
     pub header: Option<PathBuf>,
+}
+
+/// Sex as PTB-XL codes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sex {
+    Male,
+    Female,
 }
 
 /// A recording's first ten seconds as the chain that serves leaves them.
@@ -57,6 +72,7 @@ impl Default for Ecg {
 /// The data set's rows that are fit for training or scoring.
 pub struct PtbXl {
     samples: Vec<Sample>,
+    dropped: Vec<(u32, Drop)>,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +82,14 @@ struct DatabaseRow {
     scp_codes: String,
     strat_fold: u8,
     filename_hr: String,
+    #[serde(default)]
+    report: String,
+    #[serde(default)]
+    sex: Option<u8>,
+    #[serde(default)]
+    age: Option<f32>,
+    #[serde(default)]
+    device: String,
 }
 
 #[derive(Deserialize)]
@@ -77,28 +101,45 @@ struct ReportRow {
 }
 
 impl PtbXl {
-    /// Reads the tables; rows whose report has a reason against it are left out.
+    /// Reads the tables; rows whose report is unfit are left out.
     ///
     /// # Errors
     /// A table that cannot be read; no usable row.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
-        let reports: BTreeMap<u32, String> = rows::<ReportRow>(&dir.join("report_en.csv"))?
-            .into_iter()
-            .filter(|row| row.reason.is_empty())
-            .map(|row| (row.ecg_id, row.report_en.trim().to_lowercase()))
-            .collect();
-        let mut samples = Vec::new();
-        for row in rows::<DatabaseRow>(&dir.join("ptbxl_database.csv"))? {
-            let Some(report) = reports.get(&row.ecg_id) else {
-                continue;
+        let table = rows::<DatabaseRow>(&dir.join("ptbxl_database.csv"))?;
+        let given = dir.join("report_en.csv");
+        let reports = if given.is_file() {
+            given_reports(&given)?
+        } else {
+            translated(&table)
+        };
+        let (mut samples, mut dropped) = (Vec::new(), Vec::new());
+        for row in table {
+            let report = match reports.get(&row.ecg_id) {
+                Some(Ok(report)) => report.clone(),
+                Some(Err(why)) => {
+                    dropped.push((row.ecg_id, *why));
+                    continue;
+                }
+                None => {
+                    dropped.push((row.ecg_id, Drop::NoReport));
+                    continue;
+                }
             };
             let header = dir.join(format!("{}.hea", row.filename_hr));
             samples.push(Sample {
                 ecg_id: row.ecg_id,
                 patient_id: row.patient_id as u32,
                 fold: row.strat_fold,
-                report: report.clone(),
+                report,
                 scp: scp_codes(&row.scp_codes),
+                sex: match row.sex {
+                    Some(0) => Some(Sex::Male),
+                    Some(1) => Some(Sex::Female),
+                    _ => None,
+                },
+                age: row.age,
+                device: row.device.split_whitespace().collect::<Vec<_>>().join(" "),
                 header: header.is_file().then_some(header),
             });
         }
@@ -106,7 +147,13 @@ impl PtbXl {
             bail!("{} has no row with a usable report", dir.display());
         }
         samples.sort_by_key(|s| s.ecg_id);
-        Ok(Self { samples })
+        dropped.sort_unstable();
+        Ok(Self { samples, dropped })
+    }
+
+    /// Rows that were left out, by ecg_id, with the reason.
+    pub fn dropped(&self) -> &[(u32, Drop)] {
+        &self.dropped
     }
 
     /// Rows of the folds that `keep` accepts.
@@ -115,7 +162,40 @@ impl PtbXl {
     }
 }
 
-fn rows<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T>> {
+/// Reports of report_en.csv; a reason against one is a drop.
+fn given_reports(path: &Path) -> anyhow::Result<BTreeMap<u32, Result<String, Drop>>> {
+    let report = |row: ReportRow| {
+        let reason = match row.reason.as_str() {
+            "" => return (row.ecg_id, Ok(row.report_en.trim().to_lowercase())),
+            "empty" => Drop::NoReport,
+            "boilerplate only" => Drop::Boilerplate,
+            "translation incomplete" => Drop::Untranslated,
+            share if share.starts_with("covered") => Drop::Untranslated,
+            _ => Drop::TooShort,
+        };
+        (row.ecg_id, Err(reason))
+    };
+    Ok(rows::<ReportRow>(path)?.into_iter().map(report).collect())
+}
+
+/// The table's own reports, translated.
+fn translated(table: &[DatabaseRow]) -> BTreeMap<u32, Result<String, Drop>> {
+    let sources: Vec<&str> = table.iter().map(|row| row.report.as_str()).collect();
+    let translator = Translator::learn(&sources);
+    let report = |row: &DatabaseRow| {
+        let done = translator.translate(&row.report);
+        let kept = match done.language {
+            Language::None if row.report.trim().is_empty() => Err(Drop::NoReport),
+            Language::None => Err(Drop::Boilerplate),
+            _ if done.covered < COVERED_MIN => Err(Drop::Untranslated),
+            _ => text_rules::long_enough(done.english),
+        };
+        (row.ecg_id, kept)
+    };
+    table.par_iter().map(report).collect()
+}
+
+pub(crate) fn rows<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T>> {
     let mut reader = csv::Reader::from_path(path).with_context(|| format!("open {}", path.display()))?;
     reader
         .deserialize()
@@ -154,6 +234,21 @@ pub fn load_ecgs(samples: &[&Sample]) -> anyhow::Result<Vec<Ecg>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shipped_reports_are_translated_as_the_table_of_translations_has_them() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/ptbxl");
+        let table = rows::<DatabaseRow>(&shipped.join("ptbxl_database.csv")).unwrap();
+        let mut expected = given_reports(&shipped.join("report_en.csv")).unwrap();
+        let mut got = translated(&table);
+        // the end of a text that was cut at 255 characters is completed from the whole corpus, which is not shipped
+        for row in table.iter().filter(|row| row.report.chars().count() >= 250) {
+            expected.remove(&row.ecg_id);
+            got.remove(&row.ecg_id);
+        }
+        assert!(got.len() > 20, "{} reports are left", got.len());
+        assert_eq!(got, expected);
+    }
 
     #[test]
     fn scp_codes_are_the_keys_of_the_dictionary() {

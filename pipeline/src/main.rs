@@ -7,5 +7,6 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    service::telemetry::init_tracing("info");
     pipeline::cli::Cli::parse().run()
 }

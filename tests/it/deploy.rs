@@ -75,6 +75,10 @@ fn every_settings_file_is_what_its_process_takes() {
         "bedside" => {
             service::settings::load_checked::<bedside::settings::BedsideSettings>(process, Some(path)).map(drop)
         }
+        "pipeline" => {
+            service::settings::load_checked::<pipeline::night::settings::PipelineSettings>(process, Some(path))
+                .map(drop)
+        }
         // a process of a later package is checked by its own tests
         _ => Ok(()),
     };

@@ -105,10 +105,12 @@ impl Tiny {
             Row {
                 ids: vec![1, 2, 3, 4, 5],
                 prompt_len: 2,
+                weight: 1.0,
             },
             Row {
                 ids: vec![1, 2, 6, 7],
                 prompt_len: 2,
+                weight: 1.0,
             },
         ];
         Self {

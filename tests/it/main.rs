@@ -15,6 +15,7 @@ mod fusion;
 mod golden;
 mod gradient;
 mod kafka;
+mod nightly;
 mod node;
 mod review;
 mod rig;

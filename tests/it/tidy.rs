@@ -17,7 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("model", &["ecg"]),
     ("model/node", &["model", "ecg", "service"]),
     ("pipeline/review", &["ecg", "service"]),
-    ("pipeline", &["model", "node", "bedside", "score", "ecg"]),
+    ("pipeline", &["model", "node", "bedside", "score", "ecg", "service"]),
     ("pipeline/score", &[]),
 ];
 const JOINS: [&str; 2] = ["deploy/standalone", "tests"];

@@ -145,6 +145,9 @@ pub struct SignedReport {
     /// Id of the bundle that drafted.
     #[serde(default)]
     pub bundle_id: String,
+    /// Pseudonym of the patient, where the signing system knows one, so that training keeps a patient in one split.
+    #[serde(default)]
+    pub patient: Option<String>,
 }
 
 /// [`SignedReport::version`] of records that were written before it was there.

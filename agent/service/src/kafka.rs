@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod lag;
 pub mod offsets;
 pub mod sink;
+pub mod snapshot;
 pub mod source;
 pub mod table;
 

@@ -18,8 +18,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use model::bundle::Bundle;
 use node::drafter::BundleDrafter;
 use prometheus::Registry;
-use service::kafka::KafkaSettings;
 use service::kafka::cluster::create_topics;
+use service::kafka::config::{KafkaOnly, KafkaSettings};
 use service::kafka::embedded::EmbeddedBroker;
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
@@ -69,6 +69,9 @@ pub struct Arguments {
     /// Address of /metrics and /healthz; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub metrics_address: String,
+    /// Sign the drafts with the recordings' own reports, run the nightly job on them, and draft again with what it promotes.
+    #[arg(long, conflicts_with_all = ["json", "brokers", "review", "heartbeat"])]
+    pub night: bool,
     /// Print one JSON object a draft instead of text.
     #[arg(long)]
     pub json: bool,
@@ -115,6 +118,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<()> {
+    if arguments.night {
+        crate::night::play(arguments, interrupt).await
+    } else {
+        stream(arguments, interrupt).await
+    }
+}
+
+async fn stream(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<()> {
     let bundle = assets::bundle(arguments.bundle.as_deref())?;
     let bundle = Arc::new(Bundle::load(&bundle, &candle_core::Device::Cpu).context("load bundle")?);
     let cluster = Cluster::open(arguments.brokers.as_deref()).await?;
@@ -203,16 +214,16 @@ async fn open_page(
 }
 
 /// The counters of all processes, served together.
-struct Counters {
-    agent: agent::metrics::Metrics,
-    node: node::metrics::Metrics,
-    bedside: bedside::metrics::Metrics,
+pub(crate) struct Counters {
+    pub agent: agent::metrics::Metrics,
+    pub node: node::metrics::Metrics,
+    pub bedside: bedside::metrics::Metrics,
     review: review::metrics::Metrics,
 }
 
 impl Counters {
     /// Serves /metrics and /healthz and says where everything is.
-    async fn serve(
+    pub async fn serve(
         address: &str,
         stop: &Shutdown,
         cluster: &Cluster,
@@ -241,7 +252,7 @@ impl Counters {
 }
 
 /// Hands drafts on until every window has its fate, the interrupt comes, or the last draft is overdue.
-async fn follow(
+pub(crate) async fn follow(
     arrived: &mut mpsc::Receiver<DraftReport>,
     interrupt: &Shutdown,
     agent: &agent::metrics::Metrics,
@@ -282,20 +293,14 @@ async fn follow(
 }
 
 /// The broker that the demo runs on.
-struct Cluster {
-    kafka: KafkaSettings,
+pub(crate) struct Cluster {
+    pub kafka: KafkaSettings,
     description: String,
     _embedded: Option<EmbeddedBroker>,
 }
 
-/// The section that every process has.
-#[derive(serde::Deserialize)]
-struct KafkaOnly {
-    kafka: KafkaSettings,
-}
-
 impl Cluster {
-    async fn open(brokers: Option<&str>) -> anyhow::Result<Self> {
+    pub async fn open(brokers: Option<&str>) -> anyhow::Result<Self> {
         let base = service::settings::load::<KafkaOnly>("kafka", None)?.kafka;
         let Some(brokers) = brokers else {
             let topics: Vec<(&str, i32)> = topic::ALL.iter().map(|&name| (name, PARTITIONS)).collect();
@@ -321,14 +326,14 @@ impl Cluster {
 }
 
 /// The settings of the three processes, pointed at one broker.
-struct Settings {
-    agent: agent::settings::AgentSettings,
-    node: node::settings::NodeSettings,
-    bedside: bedside::settings::BedsideSettings,
+pub(crate) struct Settings {
+    pub agent: agent::settings::AgentSettings,
+    pub node: node::settings::NodeSettings,
+    pub bedside: bedside::settings::BedsideSettings,
 }
 
 impl Settings {
-    fn load(arguments: &Arguments, kafka: &KafkaSettings) -> anyhow::Result<Self> {
+    pub fn load(arguments: &Arguments, kafka: &KafkaSettings) -> anyhow::Result<Self> {
         let mut agent: agent::settings::AgentSettings = service::settings::load("agent", None)?;
         let mut node: node::settings::NodeSettings = service::settings::load("node", None)?;
         let mut bedside: bedside::settings::BedsideSettings = service::settings::load("bedside", None)?;

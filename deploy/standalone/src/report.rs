@@ -17,8 +17,8 @@ use ecg::segment::{Decision, LeadQuality, Reason, Segment};
 use model::bundle::Bundle;
 use model::generate::DecodeOptions;
 use model::meit::EcgInput;
+use model::validate::{TextFault, validate};
 use node::draft::{Abstain, abstains};
-use node::validate::{TextFault, validate};
 use review::words::{measured, origin, reasons};
 use serde::Serialize;
 

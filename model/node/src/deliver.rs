@@ -15,11 +15,13 @@ use service::kafka::commit::{Batch, Committer, Output};
 use service::kafka::source::{Owner, Record, Source};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::canary::Canary;
 use crate::device::Answer;
-use crate::draft::{self, Abstain, Author, Times};
+use crate::draft::{self, Abstain, Times};
 use crate::ingest;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::slot::{Slot, author};
 
 /// A segment on its way to a draft.
 pub(crate) struct Job {
@@ -60,7 +62,8 @@ pub(crate) enum Delivery {
 pub(crate) struct Deliverer {
     pub committer: Committer,
     pub sources: Arc<Vec<Source>>,
-    pub author: Author,
+    pub slot: Slot,
+    pub canary: Canary,
     pub ledger: Ledger,
     pub metrics: Metrics,
     /// Records that wait for the floor to pass theirs.
@@ -95,7 +98,7 @@ impl Deliverer {
                 }
                 Delivery::Abstained { job, why } => {
                     let times = times(&job, Instant::now(), None);
-                    let draft = draft::abstained(&job.segment, why, &self.author, &times);
+                    let draft = draft::abstained(&job.segment, why, &author(&*self.slot.get()), &times);
                     self.take_draft(draft, &job)?;
                 }
                 Delivery::Refused { record, error, place } => self.take_refused(*record, &error, place),
@@ -111,14 +114,14 @@ impl Deliverer {
         for (job, text) in jobs.iter().zip(&answer.texts) {
             let times = times(job, answer.started, Some(answer));
             self.metrics.text_written(text, times.queue);
-            let draft = draft::drafted(&job.segment, text, &self.author, &times);
+            let draft = draft::drafted(&job.segment, text, &answer.author, &times);
             self.take_draft(draft, job)?;
         }
         Ok(())
     }
 
     fn take_draft(&mut self, draft: DraftReport, job: &Job) -> anyhow::Result<()> {
-        self.ledger.finished(&draft.draft_id);
+        self.ledger.finished(&draft.segment_id);
         let output = Output {
             owner: job.place.owner.clone(),
             topic: topic::REPORTS,
@@ -166,7 +169,8 @@ impl Deliverer {
         for (kind, _) in kinds.iter().zip(written).filter(|(_, written)| *written) {
             match kind {
                 Kind::Draft(draft, came) => {
-                    self.ledger.acknowledged(&draft.draft_id);
+                    self.ledger.acknowledged(&draft.segment_id);
+                    self.canary.take(draft);
                     self.metrics.draft_delivered(draft, came.elapsed());
                 }
                 Kind::DeadLetter(reason) => self.metrics.dead_letter(reason),

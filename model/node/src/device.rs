@@ -3,7 +3,6 @@
 //! Place: between the batches and the delivery. One batch runs and one waits; whoever wants to hand over more waits.
 //! Invariant: every batch gets one answer, and the thread has ended when [`Device`] is dropped.
 
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,9 @@ use anyhow::Context as _;
 use model::meit::EcgInput;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::draft::Author;
 use crate::drafter::{DraftText, Drafter};
+use crate::slot::{Slot, author};
 
 /// A batch for the device.
 pub struct Work {
@@ -26,6 +27,8 @@ pub struct Work {
 pub struct Answer {
     /// One text for each ECG, in order.
     pub texts: Vec<DraftText>,
+    /// Who wrote them.
+    pub author: Author,
     /// When the device began.
     pub started: Instant,
     /// How long it took.
@@ -43,12 +46,12 @@ impl Device {
     ///
     /// # Errors
     /// When the operating system refuses a thread.
-    pub fn start(drafter: Arc<dyn Drafter>) -> std::io::Result<Self> {
+    pub fn start(slot: Slot) -> std::io::Result<Self> {
         let (works, mut queue) = mpsc::channel::<Work>(1);
         let thread = std::thread::Builder::new().name("device".to_owned()).spawn(move || {
             while let Some(work) = queue.blocking_recv() {
                 // whoever asked may have stopped waiting
-                let _ = work.answer.send(run(&*drafter, &work.ecgs));
+                let _ = work.answer.send(run(&*slot.get(), &work.ecgs));
             }
         })?;
         Ok(Self {
@@ -88,6 +91,7 @@ fn run(drafter: &dyn Drafter, ecgs: &[EcgInput]) -> anyhow::Result<Answer> {
     );
     Ok(Answer {
         texts,
+        author: author(drafter),
         started,
         took: started.elapsed(),
     })
@@ -95,6 +99,8 @@ fn run(drafter: &dyn Drafter, ecgs: &[EcgInput]) -> anyhow::Result<Answer> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::testing::{FakeDrafter, text};
 
@@ -110,14 +116,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_gets_a_text_for_each_of_its_ecgs() {
-        let device = Device::start(Arc::new(FakeDrafter::writing("sinus rhythm"))).unwrap();
+        let device = Device::start(Slot::new(Arc::new(FakeDrafter::writing("sinus rhythm")))).unwrap();
         let answer = ask(&device, 2).await.unwrap();
         assert_eq!(answer.texts, [text("sinus rhythm"), text("sinus rhythm")]);
     }
 
     #[tokio::test]
     async fn a_failed_batch_is_an_error_and_the_device_goes_on() {
-        let device = Device::start(Arc::new(FakeDrafter::failing())).unwrap();
+        let device = Device::start(Slot::new(Arc::new(FakeDrafter::failing()))).unwrap();
         for _ in 0..2 {
             let error = ask(&device, 1).await.unwrap_err();
             assert_eq!(format!("{error:#}"), "run batch of 1: out of memory");
@@ -127,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn the_thread_has_ended_after_the_drop() {
         let drafter = Arc::new(FakeDrafter::writing("sinus rhythm"));
-        drop(Device::start(drafter.clone()).unwrap());
+        drop(Device::start(Slot::new(drafter.clone())).unwrap());
         assert_eq!(Arc::strong_count(&drafter), 1);
     }
 }

@@ -8,13 +8,12 @@ use std::time::Duration;
 use ecg::report::{BundleLineage, DISCLAIMER, DecodeParameters, DraftReport, Latencies, TokenLogprobs};
 use ecg::segment::{Decision, Reason, Segment};
 
-use crate::checks::contradictions;
 use crate::drafter::{DraftText, finish_name};
-use crate::validate::{TextFault, validate};
+use model::checks::contradictions;
+use model::validate::{TextFault, validate};
 
-/// Microvolts a millivolt.
 /// [`DraftReport::finish_reason`] of a segment that the model never saw.
-const NOT_RUN: &str = "not_run";
+pub(crate) const NOT_RUN: &str = "not_run";
 
 /// Why a draft has no text; a closed set, so it is safe as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +49,7 @@ impl Abstain {
     }
 }
 
-/// Who drafts, and how; the same for every draft of a node.
+/// Who drafts, and how; the same for every draft of a batch.
 #[derive(Clone, Debug)]
 pub struct Author {
     /// The bundle.

@@ -85,16 +85,16 @@ impl Ledger {
         self.lock().settle(&(partition(record), record.offset));
     }
 
-    /// Says what to do about the draft that a record asks for. A new one, and a duplicate of one under way, hold the record
-    /// back until [`Ledger::finished`].
-    pub fn claim(&self, draft_id: &str, record: &Record) -> Claim {
+    /// Says what to do about the segment of a record, by its id: which bundle drafts it is known only when its batch runs. A
+    /// new one, and a duplicate of one under way, hold the record back until [`Ledger::finished`].
+    pub fn claim(&self, segment_id: &str, record: &Record) -> Claim {
         let mut state = self.lock();
         let place = (partition(record), record.offset);
-        if state.drafted.contains(draft_id) || state.finished.contains_key(draft_id) {
+        if state.drafted.contains(segment_id) || state.finished.contains_key(segment_id) {
             state.settle(&place);
             return Claim::Duplicate;
         }
-        let waiting = state.open.entry(draft_id.to_owned()).or_default();
+        let waiting = state.open.entry(segment_id.to_owned()).or_default();
         waiting.push(place);
         if waiting.len() == 1 {
             Claim::New
@@ -104,12 +104,12 @@ impl Ledger {
     }
 
     /// A draft is made: its records are done with once it leaves with the next batch.
-    pub fn finished(&self, draft_id: &str) {
+    pub fn finished(&self, segment_id: &str) {
         let mut state = self.lock();
-        let places = state.open.remove(draft_id).unwrap_or_default();
+        let places = state.open.remove(segment_id).unwrap_or_default();
         // none when the partition went
         if let Some((partition, _)) = places.first() {
-            state.finished.insert(draft_id.to_owned(), partition.clone());
+            state.finished.insert(segment_id.to_owned(), partition.clone());
         }
         for place in places {
             state.settle(&place);
@@ -117,10 +117,10 @@ impl Ledger {
     }
 
     /// The broker has a draft.
-    pub fn acknowledged(&self, draft_id: &str) {
+    pub fn acknowledged(&self, segment_id: &str) {
         let mut state = self.lock();
-        state.finished.remove(draft_id);
-        state.drafted.insert(draft_id);
+        state.finished.remove(segment_id);
+        state.drafted.insert(segment_id);
     }
 
     /// Partitions went: nothing of theirs is committed any more, and nothing of theirs is under way.

@@ -2,13 +2,13 @@
 //!
 //! Place: between the agent's topics and the readers'. [`run`] reads `ecg.segments.stat.v1` before `ecg.segments.v1`,
 //! decodes (`ingest`), drops what is drafted already (`ledger`), gathers batches (`batch`), runs them (`device`), judges the
-//! texts (`validate`, `checks`), makes drafts (`draft`) and sends them (`deliver`).
+//! texts (`model::validate`, `model::checks`), makes drafts (`draft`) and sends them (`deliver`).
 //! Invariant: an offset is committed only with or after the draft of its segment; ids are functions of segment and bundle. So
 //! a restart at any point makes the remaining drafts, on a real broker, where both are one transaction, none twice, and on
 //! the embedded one a draft that comes twice has the same id.
 
 pub mod batch;
-pub mod checks;
+pub mod canary;
 mod deliver;
 pub mod device;
 pub mod draft;
@@ -17,11 +17,13 @@ mod ingest;
 mod ledger;
 pub mod metrics;
 pub mod settings;
+pub mod slot;
+mod smoke;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-pub mod validate;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,13 +41,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::batch::{BatchLimits, Batcher, Urgency};
+use crate::canary::Canary;
 use crate::deliver::{Deliverer, Delivery, Job, Place};
 use crate::device::{Device, Work};
-use crate::draft::{Author, abstains};
+use crate::draft::abstains;
 use crate::drafter::Drafter;
 use crate::ledger::{Claim, Ledger};
 use crate::metrics::{Metrics, NodeSummary};
 use crate::settings::NodeSettings;
+use crate::slot::Slot;
 
 /// Deliveries that may wait for the broker: the batch on the device, the one behind it, and abstentions.
 const DELIVERIES: usize = 16;
@@ -61,6 +65,19 @@ pub async fn run(
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> anyhow::Result<NodeSummary> {
+    run_with(settings, (Slot::new(drafter), Canary::default()), metrics, shutdown).await
+}
+
+/// As [`run`], with a drafter that may be swapped between batches, and counts of what became of each one's drafts.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    settings: NodeSettings,
+    (slot, canary): (Slot, Canary),
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> anyhow::Result<NodeSummary> {
     settings.check()?;
     let section = &settings.node;
     let cluster = create_topics(&settings.kafka, topic::KEPT)
@@ -70,17 +87,14 @@ pub async fn run(
         .await
         .context("open kafka producer")?;
     let (sources, mut stat, mut routine) = start_sources(&settings)?;
-    let author = Author {
-        bundle: drafter.lineage(),
-        decode: drafter.decode_parameters(),
-    };
-    metrics.bundle_loaded(&author.bundle.bundle_id);
+    metrics.bundle_loaded(&slot.get().lineage().bundle_id);
     let ledger = Ledger::new(section.remembered_drafts);
     let (deliveries, queue) = mpsc::channel(DELIVERIES);
     let deliverer = Deliverer {
         committer,
         sources: Arc::clone(&sources),
-        author: author.clone(),
+        slot: slot.clone(),
+        canary,
         ledger: ledger.clone(),
         metrics: metrics.clone(),
         waiting: Vec::new(),
@@ -91,9 +105,8 @@ pub async fn run(
         age: section.batch_wait(),
     };
     let mut node = Node {
-        bundle_id: author.bundle.bundle_id,
         batch: Batcher::new(limits),
-        device: Device::start(drafter).context("start device thread")?,
+        device: Device::start(slot).context("start device thread")?,
         deliveries,
         ledger,
         metrics,
@@ -151,7 +164,6 @@ fn start_sources(settings: &NodeSettings) -> anyhow::Result<Sources> {
 
 /// What the main loop owns.
 struct Node {
-    bundle_id: String,
     batch: Batcher<Job>,
     device: Device,
     deliveries: mpsc::Sender<Delivery>,
@@ -203,8 +215,7 @@ impl Node {
             }
         };
         self.metrics.segment_decoded(&segment);
-        let draft_id = ecg::id::draft_id(&segment.id, &self.bundle_id);
-        if self.ledger.claim(&draft_id, &record) == Claim::Duplicate {
+        if self.ledger.claim(&segment.id, &record) == Claim::Duplicate {
             self.metrics.segment_duplicate();
             return Ok(());
         }

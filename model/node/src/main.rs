@@ -10,9 +10,12 @@ use anyhow::Context as _;
 use candle_core::Device;
 use clap::Parser;
 use model::bundle::Bundle;
+use node::canary::Canary;
 use node::drafter::BundleDrafter;
 use node::metrics::Metrics;
 use node::settings::NodeSettings;
+use node::slot::Slot;
+use node::watch::Watcher;
 use prometheus::Registry;
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
@@ -50,7 +53,8 @@ async fn main() -> anyhow::Result<()> {
     let bundle = Bundle::load(&section.bundle, &device)
         .with_context(|| format!("load bundle {} onto {}", section.bundle.display(), section.device))?;
     tracing::info!(bundle = bundle.id(), device = section.device, "bundle loaded");
-    let drafter = Arc::new(BundleDrafter::new(Arc::new(bundle), section.decode.clone()));
+    let bundle = Arc::new(bundle);
+    let drafter = Arc::new(BundleDrafter::new(Arc::clone(&bundle), section.decode.clone()));
     let (registry, shutdown) = (Registry::new(), Shutdown::from_signals());
     let metrics = Metrics::new(&registry).context("register metrics")?;
     service::telemetry::describe(Meter::new(&registry, "node"), &settings).context("register metrics")?;
@@ -60,7 +64,15 @@ async fn main() -> anyhow::Result<()> {
             .context("serve metrics")?;
         tracing::info!(%bound, "serving /metrics and /healthz");
     }
-    let summary = node::run(settings, drafter, metrics, shutdown).await?;
+    let (slot, canary) = (Slot::new(drafter), Canary::default());
+    if !section.watch.registry.as_os_str().is_empty() {
+        let parts = (slot.clone(), canary.clone(), metrics.clone());
+        let mut watcher = Watcher::new(section.watch.clone(), &bundle, section.decode.clone(), parts);
+        // the first draft is already the champion's
+        watcher.look();
+        tokio::spawn(watcher.run(shutdown.clone()));
+    }
+    let summary = node::run_with(settings, (slot, canary), metrics, shutdown).await?;
     println!("{}", serde_json::to_string(&summary).context("encode summary")?);
     Ok(())
 }

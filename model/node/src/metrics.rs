@@ -22,7 +22,7 @@ use crate::ingest::REFUSALS;
 /// Where the heartbeat is seen: read as a segment, acknowledged as a draft.
 const STAGES: [&str; 2] = ["segment", "draft"];
 /// Fates of a bundle that was to be served.
-const LOADS: [&str; 2] = ["loaded", "refused"];
+const LOADS: [&str; 3] = ["loaded", "refused", "taken_back"];
 /// Upper bounds of batch sizes.
 const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 /// Upper bounds of the time between two tokens in seconds.
@@ -199,6 +199,14 @@ impl Metrics {
         self.bundle_loads.with_label_values(&["refused"]).inc();
     }
 
+    /// A bundle did worse than the one before, `id`, which is served again.
+    pub fn bundle_taken_back(&self, id: &str) {
+        self.bundle.reset();
+        self.bundle.with_label_values(&[id]).set(1);
+        self.bundle_loaded_at.set(now_seconds());
+        self.bundle_loads.with_label_values(&["taken_back"]).inc();
+    }
+
     /// A record was a segment.
     pub(crate) fn segment_decoded(&self, segment: &Segment) {
         if segment.stream_id == HEARTBEAT_STREAM {
@@ -262,6 +270,7 @@ impl Metrics {
             abstained: by(&self.abstained, &mut Abstain::names()),
             contradictions: self.contradictions.get(),
             tokens: self.requests.generation_tokens.get(),
+            generations: by(&self.bundle_loads, &mut LOADS.into_iter()),
             batches: self.requests.batch_size.get_sample_count(),
             infer_seconds: self.requests.infer_seconds.get_sample_sum(),
             offset_gap_records: self.offset_gap_records.get(),
@@ -286,6 +295,8 @@ pub struct NodeSummary {
     pub contradictions: u64,
     /// Tokens written.
     pub tokens: u64,
+    /// Fates of bundles that were to be served.
+    pub generations: BTreeMap<&'static str, u64>,
     /// Batches that the device ran.
     pub batches: u64,
     /// Seconds that the device worked.

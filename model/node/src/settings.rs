@@ -12,6 +12,8 @@ use serde::Deserialize;
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
 
+use crate::watch::WatchSettings;
+
 /// Everything that meit-node reads.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,8 @@ pub struct NodeSection {
     pub metrics_address: String,
     /// How tokens are chosen.
     pub decode: DecodeOptions,
+    /// Which registry is followed, and how.
+    pub watch: WatchSettings,
 }
 
 impl NodeSection {
@@ -73,7 +77,16 @@ impl Check for NodeSettings {
         within("node.commit_ms", node.commit_ms, 10..=60_000)?;
         within("node.decode.tokens_max", node.decode.tokens_max, 1..=1024)?;
         within("node.decode.temperature", node.decode.temperature, 0.0..=10.0)?;
-        within("node.decode.top_p", node.decode.top_p, f64::MIN_POSITIVE..=1.0)
+        within("node.decode.top_p", node.decode.top_p, f64::MIN_POSITIVE..=1.0)?;
+        let (watch, canary) = (&node.watch, &node.watch.canary);
+        within("node.watch.poll_ms", watch.poll_ms, 50..=600_000)?;
+        within("node.watch.canary.drafts_min", canary.drafts_min, 1..=1_000_000)?;
+        within("node.watch.canary.abstain_rise_max", canary.abstain_rise_max, 0.0..=1.0)?;
+        within(
+            "node.watch.canary.contradiction_rise_max",
+            canary.contradiction_rise_max,
+            0.0..=1.0,
+        )
     }
 }
 

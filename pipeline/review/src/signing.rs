@@ -213,6 +213,7 @@ fn report(who: &Identity, entry: &Entry, request: Request, now_us: i64) -> Resul
         draft_text: drafted,
         segment_sha256: draft.segment_sha256.clone(),
         bundle_id: draft.bundle.bundle_id.clone(),
+        patient: None,
     })
 }
 

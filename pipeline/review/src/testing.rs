@@ -126,5 +126,6 @@ pub fn signed(draft: &DraftReport, version: u32) -> SignedReport {
         draft_text: draft.text.clone(),
         segment_sha256: draft.segment_sha256.clone(),
         bundle_id: draft.bundle.bundle_id.clone(),
+        patient: None,
     }
 }

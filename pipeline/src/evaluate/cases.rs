@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
 
-use crate::dataset::{PtbXl, Sample};
+use crate::dataset::{PtbXl, Sample, Sex};
 
 /// One recording and its report.
 #[derive(Clone, Debug)]
@@ -35,26 +34,16 @@ pub struct TestSet {
     pub memory_reports: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Person {
-    ecg_id: u32,
-    age: Option<f64>,
-    sex: Option<f64>,
-    #[serde(default)]
-    device: String,
-}
-
 impl TestSet {
     /// PTB-XL's rows of `folds` that have a recording; the other folds are the memory.
     ///
     /// # Errors
     /// A table that cannot be read; folds without a recording.
     pub fn ptbxl(data: &PtbXl, dir: &Path, folds: &[u8]) -> anyhow::Result<Self> {
-        let people = people(&dir.join("ptbxl_database.csv"))?;
         let kinds = kinds(&dir.join("scp_statements.csv"))?;
         let cases = |keep: bool| -> Vec<Case> {
             let samples = data.of_folds(|fold| folds.contains(&fold) == keep);
-            samples.into_iter().filter_map(|s| case(s, &people, &kinds)).collect()
+            samples.into_iter().filter_map(|s| case(s, &kinds)).collect()
         };
         let set = Self {
             cases: cases(true),
@@ -75,18 +64,11 @@ impl TestSet {
     }
 }
 
-fn case(sample: &Sample, people: &BTreeMap<u32, Person>, kinds: &BTreeMap<String, String>) -> Option<Case> {
+fn case(sample: &Sample, kinds: &BTreeMap<String, String>) -> Option<Case> {
     let mut strata = Vec::new();
-    if let Some(person) = people.get(&sample.ecg_id) {
-        strata.extend(
-            person
-                .sex
-                .map(|sex| ("sex", if sex == 0.0 { "male" } else { "female" }.to_owned())),
-        );
-        strata.extend(person.age.map(|age| ("age", age_band(age).to_owned())));
-        let device = person.device.split_whitespace().collect::<Vec<_>>().join(" ");
-        strata.extend((!device.is_empty()).then_some(("device", device)));
-    }
+    strata.extend(sample.sex.map(|sex| ("sex", sex_name(sex).to_owned())));
+    strata.extend(sample.age.map(|age| ("age", age_band(age).to_owned())));
+    strata.extend((!sample.device.is_empty()).then(|| ("device", sample.device.clone())));
     let classes: BTreeSet<&String> = sample.scp.iter().filter_map(|code| kinds.get(code)).collect();
     strata.extend(classes.into_iter().map(|class| ("class", class.clone())));
     Some(Case {
@@ -97,23 +79,21 @@ fn case(sample: &Sample, people: &BTreeMap<u32, Person>, kinds: &BTreeMap<String
     })
 }
 
+fn sex_name(sex: Sex) -> &'static str {
+    match sex {
+        Sex::Male => "male",
+        Sex::Female => "female",
+    }
+}
+
 /// PTB-XL writes 300 for ages above 89.
-fn age_band(age: f64) -> &'static str {
+fn age_band(age: f32) -> &'static str {
     match age {
         ..40.0 => "under 40",
         ..60.0 => "40 to 59",
         ..80.0 => "60 to 79",
         _ => "80 and over",
     }
-}
-
-fn people(path: &Path) -> anyhow::Result<BTreeMap<u32, Person>> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("open {}", path.display()))?;
-    reader
-        .deserialize()
-        .map(|row| row.map(|person: Person| (person.ecg_id, person)))
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("read {}", path.display()))
 }
 
 /// Diagnostic class (NORM, MI, STTC, CD, HYP) of each SCP code; none of a data set without the table.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ecg::segment::Decision;
-use node::checks::contradictions;
-use node::validate::validate;
+use model::checks::contradictions;
+use model::validate::validate;
 use serde::Serialize;
 
 use super::cases::Case;

@@ -21,6 +21,13 @@ const STATISTICS_MS: &str = "1000";
 /// pause grows from there.
 const TRANSACTION_RETRY_MS: &str = "5";
 
+/// Settings of which the section `kafka` alone is read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct KafkaOnly {
+    /// Section `kafka`.
+    pub kafka: KafkaSettings,
+}
+
 /// Section `kafka`; comments and defaults are in config/default.toml.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,0 +1,221 @@
+//! Follows the registry: a new champion is checked, tried and put in use; one that does worse is taken back.
+//!
+//! Place: a task beside the node's main loop; swaps the drafter in the slot. Invariant: nothing is served that was not checked
+//! (hashes, shapes, finite weights, base, smoke ECGs); what was refused or taken back is not tried again; whatever is wrong
+//! with the registry, the node goes on with what it has.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use candle_core::Device;
+use model::bundle::{Bundle, Lineage};
+use model::generate::DecodeOptions;
+use model::registry::{Champion, champion, generation, generation_dir};
+use model::validate::validate;
+use serde::{Deserialize, Serialize};
+use service::shutdown::Shutdown;
+
+use crate::canary::{Canary, CanaryLimits};
+use crate::drafter::{BundleDrafter, Drafter};
+use crate::metrics::Metrics;
+use crate::slot::Slot;
+use crate::smoke;
+
+/// Section `node.watch`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchSettings {
+    /// Directory of the registry; empty for none.
+    pub registry: PathBuf,
+    /// Time between two looks, milliseconds.
+    pub poll_ms: u64,
+    /// When a new generation is taken back.
+    pub canary: CanaryLimits,
+}
+
+/// Follows one registry.
+pub struct Watcher {
+    settings: WatchSettings,
+    device: Device,
+    options: DecodeOptions,
+    base: Arc<BundleDrafter>,
+    base_lineage: Lineage,
+    slot: Slot,
+    canary: Canary,
+    metrics: Metrics,
+    /// Number of the entry that was looked at last.
+    seen: u64,
+    /// The drafter before the one in use, while the one in use is on trial.
+    before: Option<Arc<dyn Drafter>>,
+    /// Generations that were refused or taken back.
+    refused: BTreeSet<String>,
+}
+
+impl Watcher {
+    /// Over a base bundle that the slot serves already.
+    pub fn new(
+        settings: WatchSettings,
+        base: &Arc<Bundle>,
+        options: DecodeOptions,
+        parts: (Slot, Canary, Metrics),
+    ) -> Self {
+        let (slot, canary, metrics) = parts;
+        Self {
+            settings,
+            device: base.drafting().device.clone(),
+            base: Arc::new(BundleDrafter::new(Arc::clone(base), options.clone())),
+            base_lineage: base.lineage(),
+            options,
+            slot,
+            canary,
+            metrics,
+            seen: 0,
+            before: None,
+            refused: BTreeSet::new(),
+        }
+    }
+
+    /// Looks at the registry until `shutdown`.
+    ///
+    /// # Errors
+    /// When a look panics.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(Duration::from_millis(self.settings.poll_ms));
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return Ok(()),
+                _ = tick.tick() => {}
+            }
+            // loading a bundle blocks
+            self = tokio::task::spawn_blocking(move || {
+                self.look();
+                self
+            })
+            .await
+            .context("the registry's watcher panicked")?;
+        }
+    }
+
+    /// One look: judges the generation on trial, then follows a new entry.
+    pub fn look(&mut self) {
+        self.judge();
+        match champion(&self.settings.registry) {
+            Ok(Some(entry)) if entry.number > self.seen => self.follow(&entry),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the registry cannot be read"),
+        }
+    }
+
+    fn follow(&mut self, entry: &Champion) {
+        self.seen = entry.number;
+        let wanted = entry.generation.as_deref();
+        if wanted.is_some_and(|id| self.refused.contains(id)) {
+            tracing::warn!(
+                generation = wanted,
+                "the champion was refused before, and is not tried again"
+            );
+            return;
+        }
+        let loaded: anyhow::Result<Arc<dyn Drafter>> = match wanted {
+            None => Ok(Arc::clone(&self.base) as Arc<dyn Drafter>),
+            Some(id) => self.load(id).map(|drafter| Arc::new(drafter) as Arc<dyn Drafter>),
+        };
+        match loaded {
+            Ok(drafter) => {
+                let id = drafter.lineage().bundle_id;
+                self.before = Some(self.slot.swap(drafter));
+                self.metrics.bundle_loaded(&id);
+                tracing::info!(
+                    entry = entry.number,
+                    generation = wanted,
+                    "generation in use from the next batch on"
+                );
+            }
+            Err(error) => {
+                self.refused.extend(wanted.map(str::to_owned));
+                self.metrics.bundle_refused();
+                tracing::error!(
+                    entry = entry.number,
+                    generation = wanted,
+                    "generation refused: {error:#}"
+                );
+            }
+        }
+    }
+
+    /// Loads a generation with every check that there is.
+    fn load(&self, id: &str) -> anyhow::Result<BundleDrafter> {
+        let dir = generation_dir(&self.settings.registry, id);
+        self.check_base(&dir, id)?;
+        let bundle = Bundle::load(&dir, &self.device).context("load")?;
+        ensure!(
+            bundle.id() == id,
+            "its bundle is {}, the registry names {id}",
+            bundle.id()
+        );
+        let base = bundle.lineage().base_sha256;
+        ensure!(
+            base == self.base_lineage.base_sha256,
+            "its decoder is {base}, this node's base has {}",
+            self.base_lineage.base_sha256
+        );
+        let drafter = BundleDrafter::new(Arc::new(bundle), self.options.clone());
+        for (name, written) in smoke::NAMES.iter().zip(drafter.draft(&smoke::ecgs())?) {
+            ensure!(
+                written.logprob_mean.is_finite() && written.logprob_min.is_finite(),
+                "log probabilities of smoke ECG {name} are not finite"
+            );
+            if let Err(fault) = validate(&written.text) {
+                anyhow::bail!("text of smoke ECG {name} is unfit: {fault:?}");
+            }
+        }
+        Ok(drafter)
+    }
+
+    fn check_base(&self, dir: &Path, id: &str) -> anyhow::Result<()> {
+        let generation = generation(dir).context("read generation.json")?;
+        ensure!(
+            generation.id == id,
+            "generation.json is of {}, the registry names {id}",
+            generation.id
+        );
+        for (part, theirs, ours) in [
+            (
+                "decoder",
+                &generation.base.decoder_sha256,
+                &self.base_lineage.base_sha256,
+            ),
+            (
+                "tokenizer",
+                &generation.base.tokenizer_sha256,
+                &self.base_lineage.tokenizer_sha256,
+            ),
+        ] {
+            ensure!(
+                theirs == ours,
+                "it was trained on {part} {theirs}, this node's base has {ours}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes the generation on trial back if it does much worse than the one before.
+    fn judge(&mut self) {
+        let Some(before) = &self.before else { return };
+        let (old, new) = (before.lineage().bundle_id, self.slot.get().lineage().bundle_id);
+        let Some(why) = self.canary.verdict(&old, &new, &self.settings.canary) else {
+            return;
+        };
+        tracing::error!(generation = new, "generation taken back: {why}");
+        self.slot.swap(Arc::clone(before));
+        self.before = None;
+        self.refused.insert(new);
+        self.metrics.bundle_taken_back(&old);
+    }
+}

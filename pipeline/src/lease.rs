@@ -1,0 +1,250 @@
+//! One job at a time, and no late write of one that lost its turn.
+//!
+//! Place: taken before a run, asked before its promotion. Layout: leases/NNNNNNNN.json in the registry; the number is the
+//! fencing token. Invariant: tokens only rise; a job whose token is not the highest any more is fenced and writes nothing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use model::registry::numbered;
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+
+const FOLDER: &str = "leases";
+
+/// leases/NNNNNNNN.json.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    token: u64,
+    holder: Holder,
+    /// Microseconds since the Unix epoch.
+    until_us: i64,
+    released: bool,
+}
+
+/// The process that holds a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub host: String,
+    pub process: u32,
+    pub run: String,
+}
+
+impl Holder {
+    /// This process, for a run.
+    pub fn this(run: &str) -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self {
+            host: host.trim().to_owned(),
+            process: std::process::id(),
+            run: run.to_owned(),
+        }
+    }
+
+    /// True when the process surely ended: it ran on this host and is not there any more.
+    fn is_gone(&self, asking: &Holder) -> bool {
+        self.host == asking.host && !Path::new(&format!("/proc/{}", self.process)).exists()
+    }
+}
+
+/// A lease that this process holds.
+#[derive(Debug)]
+pub struct Lease {
+    folder: PathBuf,
+    entry: Entry,
+    length_us: i64,
+}
+
+/// What became of asking for a lease.
+#[derive(Debug)]
+pub enum Asked {
+    Granted(Lease),
+    /// Somebody else's turn.
+    Held {
+        by: Holder,
+        until_us: i64,
+    },
+}
+
+impl Lease {
+    /// Asks for the lease of a registry, for `length_us` from `now_us` on. A lease that was released, is over, or belonged to
+    /// a process of this host that ended is taken over with a higher token.
+    ///
+    /// # Errors
+    /// A registry that cannot be read or written.
+    pub fn ask(registry: &Path, holder: Holder, now_us: i64, length_us: i64) -> anyhow::Result<Asked> {
+        let folder = registry.join(FOLDER);
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let last = highest(&folder)?;
+        if let Some(held) = &last
+            && !held.released
+            && held.until_us > now_us
+            && held.holder != holder
+            && !held.holder.is_gone(&holder)
+        {
+            return Ok(Asked::Held {
+                by: held.holder.clone(),
+                until_us: held.until_us,
+            });
+        }
+        let entry = Entry {
+            token: last.map_or(1, |held| held.token + 1),
+            holder,
+            until_us: now_us + length_us,
+            released: false,
+        };
+        if disk::create_new(&path(&folder, entry.token), &serde_json::to_vec_pretty(&entry)?)? {
+            return Ok(Asked::Granted(Self {
+                folder,
+                entry,
+                length_us,
+            }));
+        }
+        let won = highest(&folder)?.context("the lease that was taken first is gone")?;
+        Ok(Asked::Held {
+            by: won.holder,
+            until_us: won.until_us,
+        })
+    }
+
+    /// The fencing token.
+    pub fn token(&self) -> u64 {
+        self.entry.token
+    }
+
+    /// The run that it was taken for.
+    pub fn run(&self) -> &str {
+        &self.entry.holder.run
+    }
+
+    /// Extends the lease, which must still be this process's.
+    ///
+    /// # Errors
+    /// A higher token was given out, or the lease was over: whoever holds it must stop.
+    pub fn renew(&mut self, now_us: i64) -> anyhow::Result<()> {
+        self.check(now_us)?;
+        self.entry.until_us = now_us + self.length_us;
+        self.write()
+    }
+
+    /// # Errors
+    /// As [`Lease::renew`].
+    pub fn check(&self, now_us: i64) -> anyhow::Result<()> {
+        let highest = highest(&self.folder)?.map_or(0, |entry| entry.token);
+        if highest != self.entry.token {
+            bail!(
+                "fenced: token {} was given out after token {}",
+                highest,
+                self.entry.token
+            );
+        }
+        if now_us >= self.entry.until_us {
+            bail!(
+                "lease {} was over at {} us, now is {now_us} us",
+                self.entry.token,
+                self.entry.until_us
+            );
+        }
+        Ok(())
+    }
+
+    /// Gives the lease back, so that the next job need not wait.
+    ///
+    /// # Errors
+    /// A registry that cannot be written.
+    pub fn release(mut self) -> anyhow::Result<()> {
+        self.entry.released = true;
+        self.write()
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        disk::replace(
+            &path(&self.folder, self.entry.token),
+            &serde_json::to_vec_pretty(&self.entry)?,
+        )
+    }
+}
+
+fn path(folder: &Path, token: u64) -> PathBuf {
+    folder.join(format!("{token:08}.json"))
+}
+
+fn highest(folder: &Path) -> anyhow::Result<Option<Entry>> {
+    let Some((_, path)) = numbered(folder).pop() else {
+        return Ok(None);
+    };
+    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let entry = serde_json::from_slice(&bytes).with_context(|| format!("parse {}", path.display()))?;
+    Ok(Some(entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    fn other(run: &str) -> Holder {
+        Holder {
+            host: "elsewhere".to_owned(),
+            process: 1,
+            run: run.to_owned(),
+        }
+    }
+
+    fn granted(asked: Asked) -> Lease {
+        match asked {
+            Asked::Granted(lease) => lease,
+            Asked::Held { by, .. } => panic!("held by {by:?}"),
+        }
+    }
+
+    #[test]
+    fn a_second_job_waits_until_the_lease_is_given_back_or_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let ask = |holder, now| Lease::ask(dir.path(), holder, now, HOUR_US).unwrap();
+        let first = granted(ask(Holder::this("a"), 0));
+        assert!(matches!(ask(other("b"), 1), Asked::Held { until_us: HOUR_US, .. }));
+        first.release().unwrap();
+        let second = granted(ask(other("b"), 2));
+        assert_eq!(second.token(), 2);
+        let third = granted(ask(other("c"), 2 + HOUR_US));
+        let error = second.check(3).unwrap_err().to_string();
+        assert!(error.contains("fenced") && error.contains('3'), "{error}");
+        third.check(3 + HOUR_US).unwrap();
+        assert!(
+            third
+                .check(2 + 2 * HOUR_US)
+                .unwrap_err()
+                .to_string()
+                .contains("was over")
+        );
+    }
+
+    #[test]
+    fn a_killed_process_of_this_host_does_not_hold_its_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dead = Holder::this("a");
+        dead.process = u32::MAX;
+        granted(Lease::ask(dir.path(), dead, 0, HOUR_US).unwrap());
+        let mut lease = granted(Lease::ask(dir.path(), Holder::this("a"), 1, HOUR_US).unwrap());
+        lease.renew(2).unwrap();
+        assert_eq!(lease.token(), 2);
+    }
+
+    #[test]
+    fn of_many_that_ask_at_once_one_is_granted() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked: Vec<Asked> = std::thread::scope(|scope| {
+            let ask = |i: usize| {
+                let registry = dir.path();
+                scope.spawn(move || Lease::ask(registry, other(&i.to_string()), 0, HOUR_US).unwrap())
+            };
+            let threads: Vec<_> = (0..8).map(ask).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(asked.iter().filter(|a| matches!(a, Asked::Granted(_))).count(), 1);
+    }
+}

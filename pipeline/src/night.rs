@@ -1,0 +1,388 @@
+//! The nightly job: curate, train, evaluate, promote.
+//!
+//! Place: `meit-pipeline run`. Layout of a run, WORK/RUN/: plan.json, dataset/, training/, candidate/, scores.json,
+//! decision.json, outcome.json. Invariant: each step is skipped when its file is there, so a run that was killed anywhere goes
+//! on to the result of an uninterrupted one; what is not promoted leaves the champion as it was.
+
+pub mod card;
+pub mod evaluate;
+pub mod export;
+pub mod files;
+pub mod learner;
+pub mod settings;
+pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use candle_core::Device;
+use model::bundle::Bundle;
+use model::registry::{Champion, Change, GENERATION, Generation};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::export::Places;
+use self::files::{Outcome, Plan, Scores, Status, read_json};
+use self::learner::{Ended, Learner, NotFinite, Recipe};
+use self::settings::PipelineSection;
+use crate::curate::{self, CurateSettings};
+use crate::disk;
+use crate::erasure::Erasures;
+use crate::gate::{Decision, decide};
+use crate::lease::{Asked, Holder, Lease};
+use crate::manifest::{Dataset, Manifest};
+use crate::registry::Registry;
+use crate::schedule::now_us;
+use crate::sources::{Origin, Split};
+
+const MEGABYTE: u64 = 1 << 20;
+
+/// The steps, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Curate,
+    Train,
+    Evaluate,
+    Promote,
+}
+
+/// What came of going on with a run.
+#[derive(Debug)]
+pub enum Progress {
+    Ended(Outcome),
+    /// The steps that were asked for are complete.
+    Complete(Step),
+    /// `stop` said so.
+    Stopped,
+    /// Another job has the lease.
+    Held {
+        by: Holder,
+        until_us: i64,
+    },
+}
+
+/// A run in its directory.
+pub struct Night<'a> {
+    settings: &'a PipelineSection,
+    run: &'a str,
+    dir: PathBuf,
+    registry: Registry,
+}
+
+impl<'a> Night<'a> {
+    /// # Errors
+    /// A directory that cannot be made; a name that is no file name.
+    pub fn open(settings: &'a PipelineSection, run: &'a str) -> anyhow::Result<Self> {
+        let plain = !run.is_empty() && run.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        ensure!(
+            plain && !run.starts_with('.'),
+            "run is {run:?}: expected letters, digits, - and _"
+        );
+        let dir = settings.work.join(run);
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(Self {
+            settings,
+            run,
+            dir,
+            registry: Registry::open(&settings.registry)?,
+        })
+    }
+
+    /// Goes on with the run up to and with `until`. `stop` is asked after every training step; when it says so, the run ends
+    /// there as if it had been killed.
+    ///
+    /// # Errors
+    /// Whatever a step met; the champion is as it was.
+    pub fn go(&self, until: Step, stop: &dyn Fn(u64) -> bool) -> anyhow::Result<Progress> {
+        if let Some(outcome) = self.read::<Outcome>("outcome.json")? {
+            return Ok(Progress::Ended(outcome));
+        }
+        let length_us = i64::from(self.settings.lease_minutes) * 60_000_000;
+        let lease = match Lease::ask(self.registry.dir(), Holder::this(self.run), now_us(), length_us)? {
+            Asked::Granted(lease) => RefCell::new(lease),
+            Asked::Held { by, until_us } => return Ok(Progress::Held { by, until_us }),
+        };
+        let done = self.steps(until, stop, &lease);
+        // after an error too: whoever comes next need not wait
+        lease.into_inner().release()?;
+        match done {
+            Err(error) if error.is::<NotFinite>() => {
+                self.end(Status::Aborted, vec![error.to_string()], None)?;
+                Err(error)
+            }
+            done => done,
+        }
+    }
+
+    fn steps(&self, until: Step, stop: &dyn Fn(u64) -> bool, lease: &RefCell<Lease>) -> anyhow::Result<Progress> {
+        let plan = self.plan()?;
+        let manifest = self.curate(&plan)?;
+        let signed = self.signed(&manifest)?;
+        if signed < plan.settings.samples_min {
+            let reason = format!(
+                "{signed} signed training samples, at least {} are needed",
+                plan.settings.samples_min
+            );
+            return Ok(Progress::Ended(self.end(Status::Skipped, vec![reason], None)?));
+        }
+        if until == Step::Curate {
+            return Ok(Progress::Complete(until));
+        }
+        let data = Dataset::open(&self.dir.join("dataset"))?;
+        let Some(generation) = self.train(&plan, &data, stop, lease)? else {
+            return Ok(Progress::Stopped);
+        };
+        if until == Step::Train {
+            return Ok(Progress::Complete(until));
+        }
+        lease.borrow_mut().renew(now_us())?;
+        let decision = self.evaluate(&plan, &data)?;
+        if until == Step::Evaluate {
+            return Ok(Progress::Complete(until));
+        }
+        lease.borrow_mut().renew(now_us())?;
+        let outcome = if decision.promote {
+            self.promote(&plan, &generation, &manifest, &decision, &lease.borrow())?;
+            self.end(Status::Promoted, vec![], Some(&generation))?
+        } else {
+            self.end(Status::Kept, decision.reasons, Some(&generation))?
+        };
+        Ok(Progress::Ended(outcome))
+    }
+
+    fn plan(&self) -> anyhow::Result<Plan> {
+        if let Some(plan) = self.read::<Plan>("plan.json")? {
+            ensure!(
+                plan.settings == *self.settings,
+                "run {} was started with other settings: go on with those, or name another run",
+                self.run
+            );
+            return Ok(plan);
+        }
+        let bundle = Bundle::load(&self.settings.bundle, &Device::Cpu).context("load base bundle")?;
+        let mut ends = BTreeMap::new();
+        for source in &self.settings.sources {
+            ends.extend(source.ends().with_context(|| format!("find the end of {source}"))?);
+        }
+        let plan = Plan {
+            run: self.run.to_owned(),
+            settings: self.settings.clone(),
+            ends,
+            base: export::base_of(&bundle),
+            champion: self.registry.champion()?,
+        };
+        self.write("plan.json", &plan)?;
+        Ok(plan)
+    }
+
+    fn curate(&self, plan: &Plan) -> anyhow::Result<Manifest> {
+        let settings = &plan.settings;
+        let curate = CurateSettings {
+            sources: settings.sources.iter().chain(&settings.base_sources).cloned().collect(),
+            limit: settings.limit,
+            prompts: settings.prompts,
+            seed: settings.seed,
+            ends: plan.ends.clone(),
+            base: plan.base.bundle_id.clone(),
+            reserve_bytes: self.reserve(),
+        };
+        let erasures = Erasures::open(self.registry.dir())?;
+        curate::run(&curate, &erasures, &self.dir.join("dataset")).context("curate")
+    }
+
+    fn signed(&self, manifest: &Manifest) -> anyhow::Result<usize> {
+        if manifest.kept == 0 {
+            return Ok(0);
+        }
+        let data = Dataset::open(&self.dir.join("dataset"))?;
+        Ok(data
+            .indices(|s| s.split == Split::Train && s.origin != Origin::Base)
+            .len())
+    }
+
+    fn reserve(&self) -> u64 {
+        self.settings.reserve_mb * MEGABYTE
+    }
+
+    fn parent(plan: &Plan) -> Option<&str> {
+        plan.champion
+            .as_ref()
+            .and_then(|champion| champion.generation.as_deref())
+    }
+
+    fn recipe(plan: &Plan) -> Recipe {
+        Recipe {
+            train: plan.settings.train.clone(),
+            seed: plan.settings.seed,
+            base: plan.base.bundle_id.clone(),
+            parent: Self::parent(plan).map(str::to_owned),
+        }
+    }
+
+    fn train(
+        &self,
+        plan: &Plan,
+        data: &Dataset,
+        stop: &dyn Fn(u64) -> bool,
+        lease: &RefCell<Lease>,
+    ) -> anyhow::Result<Option<Generation>> {
+        let out = self.dir.join("candidate");
+        if out.join(GENERATION).is_file() {
+            return Ok(Some(model::registry::generation(&out)?));
+        }
+        // a checkpoint and the one before it, with moments, and the candidate itself
+        let base_bytes = directory_bytes(&plan.settings.bundle)?;
+        disk::ensure_room(&self.dir, base_bytes.saturating_mul(8), self.reserve())?;
+        let recipe = Self::recipe(plan);
+        let parent = Self::parent(plan).map(|id| self.registry.generation(id));
+        let base = &plan.settings.bundle;
+        let learner = Learner::open(&recipe, base, parent.as_deref(), data, &self.dir.join("training"))?;
+        let lost = RefCell::new(None);
+        let each = |step: u64| {
+            let renewed = lease.borrow_mut().renew(now_us());
+            let failed = renewed.is_err();
+            *lost.borrow_mut() = renewed.err();
+            failed || stop(step)
+        };
+        let ended = learner.train(&each)?;
+        if let Some(error) = lost.into_inner() {
+            return Err(error.context("renew the lease"));
+        }
+        if ended == Ended::Stopped {
+            return Ok(None);
+        }
+        let places = Places {
+            base,
+            parent: parent.as_deref(),
+            out: &out,
+        };
+        export::export(&learner, &recipe, &places, self.run, &data.manifest().sha256()?).map(Some)
+    }
+
+    fn evaluate(&self, plan: &Plan, data: &Dataset) -> anyhow::Result<Decision> {
+        if let Some(decision) = self.read::<Decision>("decision.json")? {
+            return Ok(decision);
+        }
+        let test = evaluate::test_set(data, plan.settings.test_max, plan.settings.seed);
+        let champion = Self::parent(plan).map(|id| self.registry.generation(id));
+        let scores = Scores {
+            champion: evaluate::score(champion.as_deref().unwrap_or(&plan.settings.bundle), data, &test)?,
+            candidate: evaluate::score(&self.dir.join("candidate"), data, &test)?,
+            samples: test.len(),
+        };
+        self.write("scores.json", &scores)?;
+        let margins = &plan.settings.gate;
+        let decision = decide(margins, &scores.champion.metrics, &scores.candidate.metrics, test.len());
+        self.registry.event(&serde_json::json!({
+            "kind": "gate", "run": self.run, "at_us": now_us(), "candidate": scores.candidate.bundle_id,
+            "champion": scores.champion.bundle_id, "decision": &decision,
+        }))?;
+        self.write("decision.json", &decision)?;
+        Ok(decision)
+    }
+
+    fn promote(
+        &self,
+        plan: &Plan,
+        generation: &Generation,
+        manifest: &Manifest,
+        decision: &Decision,
+        lease: &Lease,
+    ) -> anyhow::Result<()> {
+        let held = self.registry.champion()?;
+        let is_done = held
+            .as_ref()
+            .is_some_and(|h| h.by == self.run && h.generation.as_deref() == Some(&generation.id));
+        if is_done {
+            return Ok(()); // killed between the entry and the outcome
+        }
+        let candidate = self.dir.join("candidate");
+        let card = card::card(generation, &Self::recipe(plan), manifest, decision);
+        disk::replace(&candidate.join("README.md"), card.as_bytes())?;
+        self.registry.publish(&generation.id, &candidate, self.reserve())?;
+        let expected = plan.champion.as_ref().map_or(0, |champion| champion.number);
+        let entry = self
+            .registry
+            .change(lease, expected, Change::Promote, Some(&generation.id), now_us())?;
+        self.registry
+            .event(&serde_json::json!({"kind": "promote", "run": self.run, "at_us": entry.at_us, "entry": entry}))
+    }
+
+    fn end(&self, status: Status, reasons: Vec<String>, generation: Option<&Generation>) -> anyhow::Result<Outcome> {
+        let outcome = Outcome {
+            run: self.run.to_owned(),
+            status,
+            reasons,
+            generation: generation.map(|g| g.id.clone()),
+            at_us: now_us(),
+        };
+        self.registry
+            .event(&serde_json::json!({"kind": "run", "run": self.run, "at_us": outcome.at_us, "outcome": &outcome}))?;
+        self.write("outcome.json", &outcome)?;
+        Ok(outcome)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<Option<T>> {
+        read_json(&self.dir.join(name))
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> anyhow::Result<()> {
+        disk::ensure_room(&self.dir, MEGABYTE, self.reserve())?;
+        disk::replace(&self.dir.join(name), &serde_json::to_vec_pretty(value)?)
+    }
+}
+
+/// Removes what a run learnt, after samples were erased from its data set; a run that has no outcome yet trains again.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn forget(run: &Path) -> anyhow::Result<()> {
+    for folder in ["training", "candidate"] {
+        let path = run.join(folder);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    // an ended run's decision is a record; the texts in its scores are not kept
+    let has_ended = run.join("outcome.json").exists();
+    for (file, stays) in [("scores.json", false), ("decision.json", has_ended)] {
+        let path = run.join(file);
+        if path.exists() && !stays {
+            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn directory_bytes(dir: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        bytes += entry?.metadata()?.len();
+    }
+    Ok(bytes)
+}
+
+/// Takes the champion back to the generation before it, or to the base.
+///
+/// # Errors
+/// Nothing to go back to; another job has the lease.
+pub fn rollback(settings: &PipelineSection, by: &str) -> anyhow::Result<Champion> {
+    let registry = Registry::open(&settings.registry)?;
+    let length_us = i64::from(settings.lease_minutes) * 60_000_000;
+    let lease = match Lease::ask(registry.dir(), Holder::this(by), now_us(), length_us)? {
+        Asked::Granted(lease) => lease,
+        Asked::Held { by, .. } => anyhow::bail!("run {} on {} has the lease: wait for it or stop it", by.run, by.host),
+    };
+    let changed = registry.previous().and_then(|to| {
+        let number = registry.champion()?.map_or(0, |champion| champion.number);
+        registry.change(&lease, number, Change::Rollback, to.as_deref(), now_us())
+    });
+    lease.release()?;
+    let entry = changed?;
+    registry.event(&serde_json::json!({"kind": "rollback", "run": by, "at_us": entry.at_us, "entry": &entry}))?;
+    Ok(entry)
+}

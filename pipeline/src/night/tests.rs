@@ -1,0 +1,340 @@
+//! The job on the shipped recordings, signed with their own reports, over a tiny base.
+//!
+//! Place: tests only. Invariant: no network, no sleep; everything is written to a temporary folder.
+
+use std::io::Write as _;
+
+use ecg::segment::Segment;
+
+use super::*;
+use crate::dataset::PtbXl;
+use crate::night::settings::{EncoderMode, shipped};
+use crate::night::status::Report;
+use crate::settings::TrainSettings;
+use crate::sources::Source;
+
+/// A base bundle, a base data set and a directory of signed reports.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        bench.data();
+        bench.signed();
+        let data = PtbXl::open(&bench.path("ptbxl")).unwrap();
+        crate::train::run(&tiny(), &data, &bench.path("base"), &|_| false).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn settings(&self) -> PipelineSection {
+        let mut section = shipped().pipeline;
+        section.bundle = self.path("base");
+        section.registry = self.path("registry");
+        section.work = self.path("work");
+        section.sources = vec![Source::Signed(self.path("signed"))];
+        section.base_sources = vec![Source::PtbXl(self.path("ptbxl"))];
+        section.samples_min = 4;
+        section.reserve_mb = 0;
+        section.train.rank = 4;
+        section.train.epochs = 2;
+        section.train.batch = 4;
+        section.train.checkpoint_steps = 2;
+        section.train.learning_rate = 1e-3;
+        section.train.encoder = EncoderMode::Frozen;
+        section.gate.samples_min = 1;
+        for margin in section.gate.higher.values_mut().chain(section.gate.lower.values_mut()) {
+            *margin = 10.0;
+        }
+        section
+    }
+
+    /// The shipped recordings; every fifth stays in fold 9, the others are training data.
+    fn data(&self) {
+        let (from, to) = (recordings(), self.path("ptbxl"));
+        std::fs::create_dir(&to).unwrap();
+        let mut reader = csv::Reader::from_path(from.join("ptbxl_database.csv")).unwrap();
+        let header = reader.headers().unwrap().clone();
+        let fold = header.iter().position(|c| c == "strat_fold").unwrap();
+        let mut writer = csv::Writer::from_path(to.join("ptbxl_database.csv")).unwrap();
+        writer.write_record(&header).unwrap();
+        for (i, row) in reader.records().enumerate() {
+            let row = row.unwrap();
+            let cells = row.iter().enumerate();
+            let moved = cells.map(|(k, v)| if k == fold && i % 5 != 0 { "1" } else { v });
+            writer.write_record(moved).unwrap();
+        }
+        writer.flush().unwrap();
+        std::fs::copy(from.join("report_en.csv"), to.join("report_en.csv")).unwrap();
+        std::os::unix::fs::symlink(from.join("records500"), to.join("records500")).unwrap();
+    }
+
+    /// Every shipped recording as a segment of a bed of its own, signed with its own report.
+    fn signed(&self) {
+        let to = self.path("signed");
+        std::fs::create_dir_all(to.join("segments")).unwrap();
+        let mut lines = std::fs::File::create(to.join("signed.jsonl")).unwrap();
+        for sample in PtbXl::open(&self.path("ptbxl")).unwrap().of_folds(|_| true) {
+            let record = ecg::wfdb::read(sample.header.as_deref().unwrap()).unwrap();
+            let segment: Segment = ecg::dsp::analyse(&record.context().unwrap(), &ecg::dsp::DspConfig::default());
+            std::fs::write(to.join(format!("segments/{}.pb", segment.id)), segment.encode()).unwrap();
+            let line = serde_json::json!({
+                "draft_id": "d", "segment_id": segment.id, "text": sample.report, "action": "edited", "signer": "dr-1",
+                "role": "cardiologist", "signed_at_us": 1, "training_consent": true, "patient": format!("patient-{:05}_hr", sample.ecg_id),
+            });
+            writeln!(lines, "{line}").unwrap();
+        }
+    }
+}
+
+fn recordings() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/ptbxl")
+}
+
+fn tiny() -> TrainSettings {
+    TrainSettings {
+        seed: 7,
+        vocabulary: 320,
+        hidden: 16,
+        mlp: 24,
+        layers: 2,
+        heads: 2,
+        width: 2,
+        blocks: vec![1, 1],
+        stem_stride: 4,
+        tokens: 4,
+        text_steps: 2,
+        steps: 2,
+        text_batch: 4,
+        batch: 4,
+        text_lr: 5e-3,
+        encoder_lr: 5e-3,
+        decoder_lr: 5e-3,
+        warmup: 0.1,
+        weight_decay: 0.01,
+        clip_norm: 1.0,
+        dropout: 0.1,
+        scp_weight: 1.0,
+        scp_positives_min: 3,
+        validate_every: 2,
+        prompt: "write the report of this ecg".to_owned(),
+        evidence: model::evidence::Evidence::Measurements,
+        evidence_dropout: 0.2,
+        name: "tiny".to_owned(),
+    }
+}
+
+fn run(settings: &PipelineSection, run: &str) -> anyhow::Result<Progress> {
+    Night::open(settings, run)?.go(Step::Promote, &|_| false)
+}
+
+#[track_caller]
+fn ended(progress: Progress) -> Outcome {
+    match progress {
+        Progress::Ended(outcome) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_night_promotes_and_a_second_start_changes_nothing() {
+    let bench = Bench::new();
+    let settings = bench.settings();
+    let outcome = ended(run(&settings, "night-1").unwrap());
+    assert_eq!(outcome.status, Status::Promoted, "{outcome:?}");
+    let registry = Registry::open(&settings.registry).unwrap();
+    let champion = registry.champion().unwrap().unwrap();
+    assert_eq!(champion.generation, outcome.generation);
+    let dir = registry.generation(outcome.generation.as_deref().unwrap());
+    let bundle = Bundle::load(&dir, &Device::Cpu).unwrap();
+    assert_eq!(Some(bundle.id()), outcome.generation.as_deref());
+    let generation = model::registry::generation(&dir).unwrap();
+    assert_eq!(
+        generation.base,
+        export::base_of(&Bundle::load(&settings.bundle, &Device::Cpu).unwrap())
+    );
+    let card = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    assert!(
+        card.contains("| bleu4 |") && card.contains(&generation.adapter_sha256),
+        "{card}"
+    );
+    assert_eq!(ended(run(&settings, "night-1").unwrap()), outcome);
+    assert_eq!(registry.champion().unwrap().unwrap(), champion);
+    let kinds: Vec<_> = registry.events().unwrap().iter().map(|e| e["kind"].clone()).collect();
+    assert_eq!(kinds, ["gate", "promote", "run"]);
+
+    // the next night starts from this one, and a rollback goes back to it
+    let next = ended(run(&settings, "night-2").unwrap());
+    assert_eq!(next.status, Status::Promoted);
+    let second = registry.generation(next.generation.as_deref().unwrap());
+    assert_eq!(model::registry::generation(&second).unwrap().parent, outcome.generation);
+    let report = Report::read(&settings).unwrap();
+    assert_eq!(
+        report.lineage,
+        [next.generation.clone().unwrap(), outcome.generation.clone().unwrap()]
+    );
+    assert_eq!(rollback(&settings, "me").unwrap().generation, outcome.generation);
+    let report = Report::read(&settings).unwrap();
+    assert_eq!(report.candidate, next.generation);
+    assert!(report.to_string().contains("Rollback by me"), "{report}");
+}
+
+#[test]
+fn a_run_that_is_killed_in_training_comes_to_the_same_generation() {
+    let bench = Bench::new();
+    for encoder in [EncoderMode::Frozen, EncoderMode::Trainable] {
+        let settings = |name: &str| {
+            let mut settings = bench.settings();
+            settings.work = bench.path(&format!("{name}-{encoder:?}-work"));
+            settings.registry = bench.path(&format!("{name}-{encoder:?}-registry"));
+            settings.train.encoder = encoder;
+            settings.train.epochs = 1;
+            settings
+        };
+        let (whole, killed) = (settings("whole"), settings("killed"));
+        let expected = ended(run(&whole, "night").unwrap()).generation;
+        assert!(expected.is_some());
+        for kill_at in [1, 3, 4] {
+            let stopped = Night::open(&killed, "night")
+                .unwrap()
+                .go(Step::Promote, &|step| step == kill_at);
+            assert!(matches!(stopped.unwrap(), Progress::Stopped));
+        }
+        let outcome = ended(run(&killed, "night").unwrap());
+        assert_eq!(outcome.generation, expected, "ids hash every weight");
+    }
+}
+
+#[test]
+fn too_little_data_skips_the_night_with_its_reason() {
+    let bench = Bench::new();
+    let mut settings = bench.settings();
+    settings.samples_min = 1000;
+    let outcome = ended(run(&settings, "night").unwrap());
+    assert_eq!(outcome.status, Status::Skipped);
+    assert!(outcome.reasons[0].contains("at least 1000"), "{outcome:?}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_aborts_and_keeps_the_champion() {
+    let bench = Bench::new();
+    let mut settings = bench.settings();
+    let first = ended(run(&settings, "night-1").unwrap());
+    // weights whose sum overflows
+    settings.train.edited_weight = f32::MAX;
+    let error = run(&settings, "night-2").unwrap_err();
+    assert!(error.to_string().contains("loss is NaN at step 0"), "{error}");
+    assert_eq!(ended(run(&settings, "night-2").unwrap()).status, Status::Aborted);
+    let champion = Registry::open(&settings.registry).unwrap().champion().unwrap().unwrap();
+    assert_eq!(champion.generation, first.generation);
+}
+
+#[test]
+fn the_gate_keeps_the_champion_and_says_why() {
+    let bench = Bench::new();
+    let mut settings = bench.settings();
+    settings.gate.higher.insert("bleu4".to_owned(), -2.0); // asks for more than is possible
+    let outcome = ended(run(&settings, "night").unwrap());
+    assert_eq!(outcome.status, Status::Kept);
+    assert!(outcome.reasons[0].starts_with("bleu4: candidate"), "{outcome:?}");
+    assert_eq!(Registry::open(&settings.registry).unwrap().champion().unwrap(), None);
+    let mut other = settings.clone();
+    other.seed += 1;
+    let error = Night::open(&other, "night-3").and_then(|night| {
+        night.go(Step::Curate, &|_| false)?;
+        Night::open(&settings, "night-3")?.go(Step::Curate, &|_| false)
+    });
+    assert!(error.unwrap_err().to_string().contains("other settings"));
+}
+
+#[test]
+fn a_full_disk_stops_the_night_and_room_lets_it_go_on() {
+    let bench = Bench::new();
+    let mut settings = bench.settings();
+    assert!(matches!(
+        Night::open(&settings, "night")
+            .unwrap()
+            .go(Step::Curate, &|_| false)
+            .unwrap(),
+        Progress::Complete(Step::Curate)
+    ));
+    let mut night = Night::open(&settings, "night").unwrap();
+    let full = PipelineSection {
+        reserve_mb: u64::MAX >> 24,
+        ..settings.clone()
+    };
+    night.settings = &full;
+    let plan: Plan = read_json(&night.dir.join("plan.json")).unwrap().unwrap();
+    night.write("x", &0).unwrap_err();
+    let data = Dataset::open(&night.dir.join("dataset")).unwrap();
+    let lease = match Lease::ask(night.registry.dir(), Holder::this("night"), now_us(), 1_000_000).unwrap() {
+        Asked::Granted(lease) => RefCell::new(lease),
+        held => panic!("{held:?}"),
+    };
+    let error = night.train(&plan, &data, &|_| false, &lease).unwrap_err().to_string();
+    assert!(error.contains("bytes free"), "{error}");
+    settings.reserve_mb = 0;
+    assert_eq!(ended(run(&settings, "night").unwrap()).status, Status::Promoted);
+}
+
+/// Directory of the bench that a child process works in; the child is this program, started for one test alone.
+const CHILD: &str = "MEIT_NIGHT_CHILD";
+
+fn killed_settings(bench: &Path) -> PipelineSection {
+    serde_json::from_slice(&std::fs::read(bench.join("settings.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_killed_with_signal_9_after_each_of_its_files_comes_to_the_same_generation() {
+    if let Some(bench) = std::env::var_os(CHILD) {
+        run(&killed_settings(Path::new(&bench)), "night").unwrap();
+        return;
+    }
+    let bench = Bench::new();
+    let expected = ended(run(&bench.settings(), "night").unwrap()).generation;
+    let mut settings = bench.settings();
+    (settings.work, settings.registry) = (bench.path("killed-work"), bench.path("killed-registry"));
+    std::fs::write(bench.path("settings.json"), serde_json::to_vec(&settings).unwrap()).unwrap();
+    let run_dir = settings.work.join("night");
+    for file in [
+        run_dir.join("plan.json"),
+        run_dir.join("dataset/manifest.json"),
+        run_dir.join("training/checkpoint/current"),
+        run_dir.join("candidate/bundle.json"),
+        run_dir.join("scores.json"),
+        settings.registry.join("champion/00000001.json"),
+    ] {
+        let mut child = child(bench.dir.path());
+        while !file.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        assert!(file.exists(), "the child ended before {}", file.display());
+    }
+    assert!(child(bench.dir.path()).wait().unwrap().success());
+    let outcome = ended(run(&settings, "night").unwrap());
+    assert_eq!((outcome.status, outcome.generation), (Status::Promoted, expected));
+    let history = Registry::open(&settings.registry).unwrap().history().unwrap();
+    assert_eq!(history.len(), 1, "it was promoted once: {history:?}");
+}
+
+fn child(bench: &Path) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "night::tests::a_run_killed_with_signal_9_after_each_of_its_files_comes_to_the_same_generation",
+        ])
+        .env(CHILD, bench)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}

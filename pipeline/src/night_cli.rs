@@ -1,0 +1,296 @@
+//! The commands of the nightly job.
+//!
+//! Place: the edge, beside `cli`. Invariant: a command that finds its work done says so and changes nothing; too little data
+//! is no error.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use service::settings::Check as _;
+
+use crate::curate::{self, CurateSettings};
+use crate::erasure::Erasures;
+use crate::metrics;
+use crate::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
+use crate::night::status::Report;
+use crate::night::{self, Night, Progress, Step};
+use crate::registry::Registry;
+use crate::schedule::{At, day, now_us};
+use crate::sources::Source;
+
+/// How often the daemon looks at the clock.
+const TICK: Duration = Duration::from_secs(5);
+/// Tries of a night that failed, and the wait between them.
+const TRIES: u32 = 3;
+const RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// Settings of the job: the file, and what the command line puts over it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct JobArgs {
+    /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Name of the run; today's date in UTC where not given. A run of that name is gone on with.
+    #[arg(long)]
+    run: Option<String>,
+    /// Source of signed reports, KIND:PLACE, instead of pipeline.sources; may be repeated.
+    #[arg(long = "source")]
+    sources: Vec<Source>,
+    /// Base data to replay, KIND:PLACE, instead of pipeline.base_sources; may be repeated.
+    #[arg(long = "base-source")]
+    base_sources: Vec<Source>,
+    /// Base bundle, instead of pipeline.bundle.
+    #[arg(long = "base")]
+    bundle: Option<PathBuf>,
+    /// Registry, instead of pipeline.registry.
+    #[arg(long)]
+    registry: Option<PathBuf>,
+    /// Directory of the runs, instead of pipeline.work.
+    #[arg(long)]
+    work: Option<PathBuf>,
+    /// Size of the set of prompts, instead of pipeline.prompts: 1, 128, 256 or 512.
+    #[arg(long)]
+    prompts: Option<usize>,
+    /// Share of base samples in a step, instead of pipeline.train.replay.
+    #[arg(long)]
+    replay: Option<f64>,
+    /// LoRA rank, instead of pipeline.train.rank.
+    #[arg(long)]
+    rank: Option<usize>,
+    /// LoRA alpha, instead of pipeline.train.alpha.
+    #[arg(long)]
+    alpha: Option<f64>,
+    /// Passes over the signed samples, instead of pipeline.train.epochs.
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Peak learning rate, instead of pipeline.train.learning_rate.
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Whether the encoder learns, instead of pipeline.train.encoder.
+    #[arg(long, value_enum)]
+    encoder: Option<EncoderMode>,
+    /// Signed training samples below which the night is skipped, instead of pipeline.samples_min.
+    #[arg(long)]
+    samples_min: Option<usize>,
+}
+
+impl JobArgs {
+    /// A run with the settings of a file as they are.
+    pub fn of(config: Option<PathBuf>, run: Option<String>) -> Self {
+        Self {
+            config,
+            run,
+            ..Self::default()
+        }
+    }
+
+    fn settings(&self) -> anyhow::Result<PipelineSection> {
+        let mut all: PipelineSettings =
+            service::settings::load_checked("pipeline", self.config.as_deref()).context("read settings")?;
+        let section = &mut all.pipeline;
+        let set = |to: &mut Vec<Source>, from: &Vec<Source>| {
+            if !from.is_empty() {
+                to.clone_from(from);
+            }
+        };
+        set(&mut section.sources, &self.sources);
+        set(&mut section.base_sources, &self.base_sources);
+        put(&mut section.bundle, self.bundle.clone());
+        put(&mut section.registry, self.registry.clone());
+        put(&mut section.work, self.work.clone());
+        put(&mut section.prompts, self.prompts);
+        put(&mut section.samples_min, self.samples_min);
+        let train = &mut section.train;
+        put(&mut train.replay, self.replay);
+        put(&mut train.rank, self.rank);
+        put(&mut train.alpha, self.alpha);
+        put(&mut train.epochs, self.epochs);
+        put(&mut train.learning_rate, self.learning_rate);
+        put(&mut train.encoder, self.encoder);
+        all.check()?;
+        Ok(all.pipeline)
+    }
+}
+
+fn put<T>(to: &mut T, from: Option<T>) {
+    if let Some(from) = from {
+        *to = from;
+    }
+}
+
+/// Goes on with a run up to and with a step.
+///
+/// # Errors
+/// Whatever the run met, with its context.
+pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
+    let settings = args.settings()?;
+    let run = args.run.clone().unwrap_or_else(|| day(now_us()));
+    println!("{}", tell(&run, &Night::open(&settings, &run)?.go(until, &|_| false)?));
+    Ok(())
+}
+
+fn tell(run: &str, progress: &Progress) -> String {
+    match progress {
+        Progress::Ended(outcome) => {
+            let reasons = outcome.reasons.join("; ");
+            let generation = outcome.generation.as_deref().unwrap_or("no candidate");
+            format!("run {run}: {:?}, {generation} {reasons}", outcome.status)
+                .trim_end()
+                .to_owned()
+        }
+        Progress::Complete(step) => format!("run {run}: {step:?} is complete"),
+        Progress::Stopped => format!("run {run}: stopped; start it again to go on"),
+        Progress::Held { by, .. } => format!(
+            "run {run}: not started, run {} of process {} on {} has the lease",
+            by.run, by.process, by.host
+        ),
+    }
+}
+
+/// Arguments of `curate`.
+#[derive(Args, Clone, Debug)]
+pub struct CurateArgs {
+    /// Source, KIND:PLACE, of kind ptbxl, mimic, wfdb, signed or kafka; may be repeated. Without one, the job's own step runs.
+    #[arg(long = "dataset")]
+    datasets: Vec<Source>,
+    /// Directory of the data set.
+    #[arg(long, requires = "datasets")]
+    out: Option<PathBuf>,
+    /// Samples a base source at most; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    limit: usize,
+    /// Seed of the prompts and of the limit.
+    #[arg(long, default_value_t = 20_261_124)]
+    seed: u64,
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// Curates a data set of its own, or runs the job's first step.
+///
+/// # Errors
+/// As [`curate::run`].
+pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
+    if args.datasets.is_empty() {
+        return go(&args.job, Step::Curate);
+    }
+    let out = args.out.as_deref().context("curate --dataset needs --out DIR")?;
+    let settings = args.job.settings()?;
+    let curate = CurateSettings {
+        sources: args.datasets.clone(),
+        limit: args.limit,
+        prompts: args.job.prompts.unwrap_or(256),
+        seed: args.seed,
+        ends: Default::default(),
+        base: String::new(),
+        reserve_bytes: settings.reserve_mb << 20,
+    };
+    let manifest = curate::run(&curate, &Erasures::open(&settings.registry)?, out)?;
+    println!(
+        "{} samples of {} patients in {}",
+        manifest.kept,
+        manifest.patients,
+        out.display()
+    );
+    for (split, n) in &manifest.splits {
+        println!("  {n} {split:?}");
+    }
+    for (why, n) in &manifest.dropped {
+        println!("  {n} left out: {why:?}");
+    }
+    Ok(())
+}
+
+/// Takes the champion back.
+///
+/// # Errors
+/// As [`night::rollback`].
+pub fn rollback(args: &JobArgs) -> anyhow::Result<()> {
+    let entry = night::rollback(&args.settings()?, args.run.as_deref().unwrap_or("rollback"))?;
+    println!("champion is {}", entry.generation.as_deref().unwrap_or("the base"));
+    Ok(())
+}
+
+/// Prints the status.
+///
+/// # Errors
+/// As [`Report::read`].
+pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
+    let report = Report::read(&args.settings()?)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+/// Adds a patient to the erasure list and rewrites every data set of the work directory without the patient.
+///
+/// # Errors
+/// What is no hash; a data set that cannot be rewritten.
+pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
+    let settings = args.settings()?;
+    let registry = Registry::open(&settings.registry)?;
+    let mut erasures = Erasures::open(registry.dir())?;
+    erasures.add(patient_hash)?;
+    let mut samples = 0;
+    for entry in std::fs::read_dir(&settings.work).into_iter().flatten().flatten() {
+        let dataset = entry.path().join("dataset");
+        if dataset.join(crate::manifest::MANIFEST).is_file() {
+            let gone =
+                curate::erase(&dataset, &erasures).with_context(|| format!("erase from {}", dataset.display()))?;
+            if gone > 0 {
+                night::forget(&entry.path())?;
+            }
+            samples += gone;
+        }
+    }
+    registry.event(
+        &serde_json::json!({"kind": "erase", "at_us": now_us(), "patient_hash": patient_hash, "samples": samples}),
+    )?;
+    println!("{samples} samples removed; the patient is left out from now on");
+    Ok(())
+}
+
+/// Runs the job every day.
+///
+/// # Errors
+/// Settings that cannot be used; a night that failed is tried again, then left for the next.
+pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> anyhow::Result<()> {
+    let settings = args.settings()?;
+    if args.run.is_some() {
+        bail!("daemon names its runs by their day: leave --run out");
+    }
+    let at = at.unwrap_or(settings.at);
+    for run in Report::read(&settings)?.open {
+        tracing::info!(run, "going on with a run that has no outcome");
+        nightly(&settings, &run, metrics_file);
+    }
+    loop {
+        let next = at.after(now_us());
+        tracing::info!(run = day(next), at = String::from(at), "waiting for the next night");
+        while now_us() < next {
+            std::thread::sleep(TICK);
+        }
+        nightly(&settings, &day(next), metrics_file);
+    }
+}
+
+fn nightly(settings: &PipelineSection, run: &str, metrics_file: Option<&Path>) {
+    for attempt in 1..=TRIES {
+        let night = || Night::open(settings, run)?.go(Step::Promote, &|_| false);
+        match metrics::recorded(metrics_file, "run", night) {
+            Ok(progress) => {
+                tracing::info!("{}", tell(run, &progress));
+                return;
+            }
+            Err(error) => tracing::error!(run, attempt, "{error:#}"),
+        }
+        if attempt < TRIES {
+            std::thread::sleep(RETRY_AFTER);
+        }
+    }
+}
