@@ -38,6 +38,5 @@ pub mod projector;
 pub mod prompt;
 pub mod registry;
 pub mod rotary;
-pub mod served;
 pub mod validate;
 pub mod weights;

@@ -10,7 +10,8 @@ use model::bundle::{self, Bundle};
 use model::generate::DecodeOptions;
 use model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, AdapterConfig, Targets};
 use model::meit::EcgInput;
-use model::served::Served;
+use node::drafter::{BundleDrafter, Drafter};
+use node::slot::Slot;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -141,22 +142,26 @@ fn each_request_gets_its_own_adapter_or_the_bundles() {
 #[test]
 fn a_swap_changes_the_next_batch_and_leaves_the_running_one() {
     let base = load(&shipped());
-    let none = [None, None];
     let dir = tempfile::tempdir().unwrap();
     let digest = adapter(&base, 1).save(dir.path()).unwrap();
-    let served = Served::new(base);
-    let running = served.current();
-    let before = texts(&running.bundle, &none);
-    let number = served.swap(running.bundle.with_adapter(dir.path()).unwrap());
-    let next = served.current();
-    assert_eq!((running.number, next.number), (0, number));
-    assert_eq!(texts(&running.bundle, &none), before);
-    assert_eq!(running.bundle.lineage().adapter_sha256, None);
-    assert_ne!(texts(&next.bundle, &none), before);
-    assert_eq!(next.bundle.lineage().adapter_sha256, Some(digest));
-    let back = served.swap(next.bundle.base());
-    assert_eq!(back, 2);
-    assert_eq!(texts(&served.current().bundle, &none), before);
+    let drafter = |bundle: Bundle| Arc::new(BundleDrafter::new(Arc::new(bundle), DecodeOptions::default()));
+    let written = |drafter: &Arc<dyn Drafter>| -> Vec<String> {
+        let drafts = drafter.draft(&ecgs()).unwrap();
+        drafts.into_iter().map(|draft| draft.text).collect()
+    };
+    let slot = Slot::new(drafter(base.clone()));
+    let running = slot.get();
+    let before = written(&running);
+    let replaced = slot.swap(drafter(base.with_adapter(dir.path()).unwrap()));
+    assert!(Arc::ptr_eq(&replaced, &running));
+    drop(replaced);
+    let next = slot.get();
+    assert_eq!(written(&running), before);
+    assert_eq!(running.lineage().adapter_sha256, None);
+    assert_ne!(written(&next), before);
+    assert_eq!(next.lineage().adapter_sha256, Some(digest));
+    drop(slot.swap(drafter(base)));
+    assert_eq!(written(&slot.get()), before);
     assert_eq!(
         Arc::strong_count(&next),
         1,
