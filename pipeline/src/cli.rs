@@ -15,6 +15,7 @@ use crate::night::Step;
 use crate::night_cli::{self, CurateArgs, JobArgs};
 use crate::schedule::At;
 use crate::settings::TrainSettings;
+use crate::sources::Source;
 use crate::{evaluate, metrics, train};
 
 /// Trains and evaluates MEIT bundles, and runs the nightly job.
@@ -95,7 +96,7 @@ struct TrainArgs {
     from_scratch: bool,
     /// Data set, as ptbxl:DIR; with --from-scratch.
     #[arg(long, requires = "from_scratch")]
-    dataset: Option<String>,
+    dataset: Option<Source>,
     /// Directory of the bundle; checkpoints lie in OUT/checkpoint while training. With --from-scratch.
     #[arg(long, requires = "from_scratch")]
     out: Option<PathBuf>,
@@ -114,16 +115,16 @@ struct EvaluateArgs {
     /// Bundle directory; without it the job's step runs.
     #[arg(long, requires = "dataset")]
     bundle: Option<PathBuf>,
-    /// Data set, as KIND:DIR.
+    /// Data set, ptbxl:DIR, mimic:DIR or wfdb:DIR.
     #[arg(long, requires = "bundle")]
-    dataset: Option<String>,
+    dataset: Option<Source>,
     /// Settings file of the job.
     #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
     config: Option<PathBuf>,
     /// Name of the job's run.
     #[arg(long, conflicts_with = "bundle")]
     run: Option<String>,
-    /// Folds to score, comma-separated; all others are the retrieval baseline's memory.
+    /// Folds of PTB-XL to score, comma-separated; of another data set its test split is scored. All others are the retrieval baseline's memory.
     #[arg(long, value_delimiter = ',', default_value = "9")]
     folds: Vec<u8>,
     /// Where the scores go, as JSON.
@@ -154,8 +155,7 @@ impl Cli {
             Command::Erase { job, patient_hash } => night_cli::erase(&job, &patient_hash),
             Command::Score(args) => score_file(&args),
             Command::Benchmark(args) => {
-                let mut set = test_set(&args.dataset, &args.folds)?;
-                set.truncate(args.settings.limit);
+                let set = test_set(&args.dataset, &args.folds, &args.settings)?;
                 print!("{}", benchmark::run(&args, &set)?);
                 Ok(())
             }
@@ -167,10 +167,10 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     if !args.from_scratch {
         return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Train);
     }
-    let (Some(dataset), Some(out)) = (&args.dataset, &args.out) else {
-        bail!("train --from-scratch needs --dataset KIND:DIR and --out DIR");
+    let (Some(Source::PtbXl(dir)), Some(out)) = (&args.dataset, &args.out) else {
+        bail!("train --from-scratch needs --dataset ptbxl:DIR and --out DIR");
     };
-    if let Some(id) = train::run(&args.settings, &open(dataset)?, out, &|_| false)? {
+    if let Some(id) = train::run(&args.settings, &PtbXl::open(dir)?, out, &|_| false)? {
         println!("bundle {id} written to {}", out.display());
     }
     Ok(())
@@ -180,8 +180,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let (Some(bundle), Some(dataset)) = (&args.bundle, &args.dataset) else {
         return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Evaluate);
     };
-    let mut set = test_set(dataset, &args.folds)?;
-    set.truncate(args.settings.limit);
+    let set = test_set(dataset, &args.folds, &args.settings)?;
     let report = evaluate::run(bundle, &set, &args.settings)?;
     if let Some(path) = &args.pairs {
         std::fs::write(path, report.pairs_tsv()).with_context(|| format!("write {}", path.display()))?;
@@ -195,16 +194,8 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(dataset: &str) -> anyhow::Result<PtbXl> {
-    match dataset.split_once(':') {
-        Some(("ptbxl", dir)) => PtbXl::open(dir.as_ref()),
-        _ => bail!("dataset is {dataset}: expected ptbxl:DIR"),
-    }
-}
-
-fn test_set(dataset: &str, folds: &[u8]) -> anyhow::Result<TestSet> {
-    match dataset.split_once(':') {
-        Some(("ptbxl", dir)) => TestSet::ptbxl(&PtbXl::open(dir.as_ref())?, dir.as_ref(), folds),
-        _ => bail!("dataset is {dataset}: expected ptbxl:DIR"),
-    }
+fn test_set(dataset: &Source, folds: &[u8], settings: &evaluate::Settings) -> anyhow::Result<TestSet> {
+    let mut set = TestSet::open(dataset, folds)?;
+    set.limit(settings.limit, settings.memory_max, settings.seed);
+    Ok(set)
 }

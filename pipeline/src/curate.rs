@@ -228,6 +228,7 @@ impl Writer<'_> {
             prompt,
             report: candidate.report.clone(),
             labels: candidate.labels.clone(),
+            strata: candidate.strata.clone(),
             measurements: segment.measurements.clone(),
             sha256: sha256(&bytes),
         }

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::augment::millivolts;
+use crate::strata::{self, Person, Stratum};
 use crate::text_rules::translate::{COVERED_MIN, Language, Translator};
 use crate::text_rules::{self, Drop};
 
@@ -26,20 +27,10 @@ pub struct Sample {
     pub report: String,
     /// SCP statements with a likelihood above zero, or of unknown likelihood.
     pub scp: BTreeSet<String>,
-    pub sex: Option<Sex>,
-    /// Years; 300 where PTB-XL hides an age above 89.
-    pub age: Option<f32>,
-    /// Recording device, its spaces single; empty where unknown.
-    pub device: String,
+    /// What it may be sliced by.
+    pub strata: Vec<Stratum>,
     /// Header path, where the recording is there.
     pub header: Option<PathBuf>,
-}
-
-/// Sex as PTB-XL codes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sex {
-    Male,
-    Female,
 }
 
 /// A recording's first ten seconds as the chain that serves leaves them.
@@ -113,6 +104,7 @@ impl PtbXl {
         } else {
             translated(&table)
         };
+        let classes = strata::classes(&dir.join("scp_statements.csv"))?;
         let (mut samples, mut dropped) = (Vec::new(), Vec::new());
         for row in table {
             let report = match reports.get(&row.ecg_id) {
@@ -127,19 +119,19 @@ impl PtbXl {
                 }
             };
             let header = dir.join(format!("{}.hea", row.filename_hr));
+            let scp = scp_codes(&row.scp_codes);
+            let person = Person {
+                sex: row.sex,
+                age: row.age,
+                device: &row.device,
+            };
             samples.push(Sample {
+                strata: strata::of_person(&person, &scp, &classes),
                 ecg_id: row.ecg_id,
                 patient_id: row.patient_id as u32,
                 fold: row.strat_fold,
                 report,
-                scp: scp_codes(&row.scp_codes),
-                sex: match row.sex {
-                    Some(0) => Some(Sex::Male),
-                    Some(1) => Some(Sex::Female),
-                    _ => None,
-                },
-                age: row.age,
-                device: row.device.split_whitespace().collect::<Vec<_>>().join(" "),
+                scp,
                 header: header.is_file().then_some(header),
             });
         }

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::dataset::Ecg;
 use crate::sources::{Origin, Source, Split};
+use crate::strata::Stratum;
 use crate::text_rules::Drop;
 
 pub const MANIFEST: &str = "manifest.json";
@@ -55,6 +56,9 @@ pub struct Sample {
     pub report: String,
     #[serde(default)]
     pub labels: BTreeSet<String>,
+    /// What it may be sliced by.
+    #[serde(default)]
+    pub strata: Vec<Stratum>,
     /// What was measured of the same ten seconds.
     pub measurements: Measurements,
     /// SHA-256 over the samples, the report and the prompt.

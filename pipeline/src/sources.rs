@@ -21,6 +21,7 @@ use ecg::segment::Segment;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::strata::Stratum;
 use crate::text_rules::Drop;
 
 /// A kind of source and where it lies, as KIND:PLACE on the command line.
@@ -77,6 +78,8 @@ pub struct Candidate {
     pub report: String,
     /// Diagnostic labels, where the source has them.
     pub labels: BTreeSet<String>,
+    /// What it may be sliced by, where the source says.
+    pub strata: Vec<Stratum>,
     pub waveform: Waveform,
 }
 
@@ -109,6 +112,17 @@ impl Sourced {
 }
 
 impl Source {
+    /// The part of its text before the colon.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Source::PtbXl(_) => "ptbxl",
+            Source::Mimic(_) => "mimic",
+            Source::Wfdb(_) => "wfdb",
+            Source::Signed(_) => "signed",
+            Source::Kafka(_) => "kafka",
+        }
+    }
+
     /// Reads tables and reports; recordings are not opened yet. `ends` bounds what is read from topics.
     ///
     /// # Errors
@@ -157,12 +171,12 @@ impl FromStr for Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind();
         match self {
-            Source::PtbXl(dir) => write!(f, "ptbxl:{}", dir.display()),
-            Source::Mimic(dir) => write!(f, "mimic:{}", dir.display()),
-            Source::Wfdb(dir) => write!(f, "wfdb:{}", dir.display()),
-            Source::Signed(dir) => write!(f, "signed:{}", dir.display()),
-            Source::Kafka(brokers) => write!(f, "kafka:{brokers}"),
+            Source::PtbXl(dir) | Source::Mimic(dir) | Source::Wfdb(dir) | Source::Signed(dir) => {
+                write!(f, "{kind}:{}", dir.display())
+            }
+            Source::Kafka(brokers) => write!(f, "{kind}:{brokers}"),
         }
     }
 }
@@ -186,6 +200,9 @@ pub fn patient_hash(source: &str, patient: &str) -> String {
     let digest = Sha256::digest(format!("meit-patient\0{source}\0{patient}"));
     digest.iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+pub(crate) use mimic::tests::layout_of as mimic_layout;
 
 #[cfg(test)]
 mod tests {

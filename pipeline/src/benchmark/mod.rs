@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::evaluate;
 use crate::evaluate::cases::TestSet;
+use crate::sources::Source;
 use chart::Chart;
 use table::Table;
 
@@ -41,10 +42,10 @@ pub enum Task {
 /// A benchmark run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchmarkArgs {
-    /// Data set to test on, as KIND:DIR.
+    /// Data set to test on, ptbxl:DIR, mimic:DIR or wfdb:DIR.
     #[arg(long)]
-    pub dataset: String,
-    /// Folds to test on, comma-separated.
+    pub dataset: Source,
+    /// Folds of PTB-XL to test on, comma-separated; of another data set its test split is.
     #[arg(long, value_delimiter = ',', default_value = "9")]
     pub folds: Vec<u8>,
     /// Bundle directory, or NAME=DIR; several make several rows.
@@ -105,7 +106,7 @@ fn write(args: &BenchmarkArgs, set: &TestSet, results: &Results) -> anyhow::Resu
     };
     let whole = json!({
         "task": format!("{:?}", args.task),
-        "dataset": args.dataset.split(':').next(),
+        "dataset": args.dataset.kind(),
         "folds": args.folds,
         "recordings": set.cases.len(),
         "seed": args.settings.seed,

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::Parser;
 
 use super::*;
-use crate::dataset::PtbXl;
+use crate::sources::Source;
 
 #[derive(clap::Parser)]
 struct Line {
@@ -35,8 +35,8 @@ fn bench(out: &Path, extra: &[&str]) -> (Value, String) {
         "0",
     ];
     let args = Line::parse_from(base.iter().chain(extra)).args;
-    let mut set = TestSet::ptbxl(&PtbXl::open(&data).unwrap(), &data, &[9, 10]).unwrap();
-    set.truncate(Some(3));
+    let mut set = TestSet::open(&Source::PtbXl(data), &[9, 10]).unwrap();
+    set.limit(Some(3), usize::MAX, 3);
     let table = run(&args, &set).unwrap();
     let json = std::fs::read_to_string(out.join("benchmark.json")).unwrap();
     (serde_json::from_str(&json).unwrap(), table)

@@ -1,14 +1,20 @@
 //! What is scored: recordings with the report a cardiologist wrote, and what the baselines may remember.
 //!
-//! Place: between the data sets and the ruler. Invariant: no case is in both the test set and the memory, and no patient of
-//! PTB-XL either, as its folds are by patient.
+//! Place: between the data sets and the ruler. Invariant: no case and no patient is in both the test set and the memory:
+//! PTB-XL's folds are by patient, and the split of other sources is too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{bail, ensure};
+use rand::SeedableRng;
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
 
-use crate::dataset::{PtbXl, Sample, Sex};
+use crate::curate::split_of;
+use crate::dataset::{PtbXl, Sample};
+use crate::sources::{Candidate, Source, Split, Waveform};
+use crate::strata::Stratum;
 
 /// One recording and its report.
 #[derive(Clone, Debug)]
@@ -19,8 +25,8 @@ pub struct Case {
     pub report: String,
     /// SCP statements of the data set; empty where it has none.
     pub scp: BTreeSet<String>,
-    /// What it may be sliced by: axis ("sex", "age", "device", "class") and value.
-    pub strata: Vec<(&'static str, String)>,
+    /// What it may be sliced by.
+    pub strata: Vec<Stratum>,
 }
 
 /// The cases to score, and those the baselines draw from.
@@ -35,84 +41,76 @@ pub struct TestSet {
 }
 
 impl TestSet {
-    /// PTB-XL's rows of `folds` that have a recording; the other folds are the memory.
+    /// The recordings of a data set: `folds` of PTB-XL, the test split of MIMIC-IV-ECG and of WFDB with JSONL; the rest is the
+    /// memory.
     ///
     /// # Errors
-    /// A table that cannot be read; folds without a recording.
-    pub fn ptbxl(data: &PtbXl, dir: &Path, folds: &[u8]) -> anyhow::Result<Self> {
-        let kinds = kinds(&dir.join("scp_statements.csv"))?;
-        let cases = |keep: bool| -> Vec<Case> {
-            let samples = data.of_folds(|fold| folds.contains(&fold) == keep);
-            samples.into_iter().filter_map(|s| case(s, &kinds)).collect()
+    /// A table that cannot be read; a kind of source that has no recordings of its own; nothing to score.
+    pub fn open(source: &Source, folds: &[u8]) -> anyhow::Result<Self> {
+        let set = match source {
+            Source::PtbXl(dir) => Self::ptbxl(&PtbXl::open(dir)?, folds),
+            Source::Mimic(_) | Source::Wfdb(_) => Self::of(source.read(&BTreeMap::new())?.candidates),
+            _ => bail!("dataset is {source}: expected ptbxl:DIR, mimic:DIR or wfdb:DIR"),
         };
-        let set = Self {
-            cases: cases(true),
-            memory: cases(false),
-            memory_reports: data
-                .of_folds(|fold| !folds.contains(&fold))
-                .into_iter()
-                .map(|sample| sample.report.clone())
-                .collect(),
+        let place = match source {
+            Source::PtbXl(_) => format!("folds {folds:?}"),
+            _ => "the test split".to_owned(),
         };
-        ensure!(!set.cases.is_empty(), "no recording in folds {folds:?}");
+        ensure!(!set.cases.is_empty(), "no recording in {place} of {source}");
         Ok(set)
     }
 
-    /// Keeps the first `limit` cases.
-    pub fn truncate(&mut self, limit: Option<usize>) {
+    fn ptbxl(data: &PtbXl, folds: &[u8]) -> Self {
+        let samples = |tested: bool| data.of_folds(|fold| folds.contains(&fold) == tested);
+        let cases = |tested: bool| samples(tested).into_iter().filter_map(case).collect();
+        Self {
+            cases: cases(true),
+            memory: cases(false),
+            memory_reports: samples(false).into_iter().map(|sample| sample.report.clone()).collect(),
+        }
+    }
+
+    fn of(candidates: Vec<Candidate>) -> Self {
+        let mut set = Self::default();
+        for candidate in candidates {
+            let Waveform::Recording(header) = candidate.waveform else {
+                continue;
+            };
+            let split = candidate.split.unwrap_or_else(|| split_of(&candidate.patient_hash));
+            let case = Case {
+                header,
+                report: candidate.report,
+                scp: candidate.labels,
+                strata: candidate.strata,
+            };
+            if split == Split::Test {
+                set.cases.push(case);
+            } else {
+                set.memory_reports.push(case.report.clone());
+                set.memory.push(case);
+            }
+        }
+        set
+    }
+
+    /// Keeps the first `limit` cases, and at most `memory_max` recordings of the memory, drawn by `seed`.
+    pub fn limit(&mut self, limit: Option<usize>, memory_max: usize, seed: u64) {
         self.cases.truncate(limit.unwrap_or(usize::MAX));
+        if self.memory.len() > memory_max {
+            let mut drawn = sample(&mut ChaCha8Rng::seed_from_u64(seed), self.memory.len(), memory_max).into_vec();
+            drawn.sort_unstable();
+            self.memory = drawn.into_iter().map(|at| self.memory[at].clone()).collect();
+        }
     }
 }
 
-fn case(sample: &Sample, kinds: &BTreeMap<String, String>) -> Option<Case> {
-    let mut strata = Vec::new();
-    strata.extend(sample.sex.map(|sex| ("sex", sex_name(sex).to_owned())));
-    strata.extend(sample.age.map(|age| ("age", age_band(age).to_owned())));
-    strata.extend((!sample.device.is_empty()).then(|| ("device", sample.device.clone())));
-    let classes: BTreeSet<&String> = sample.scp.iter().filter_map(|code| kinds.get(code)).collect();
-    strata.extend(classes.into_iter().map(|class| ("class", class.clone())));
+fn case(sample: &Sample) -> Option<Case> {
     Some(Case {
         header: sample.header.clone()?,
         report: sample.report.clone(),
         scp: sample.scp.clone(),
-        strata,
+        strata: sample.strata.clone(),
     })
-}
-
-fn sex_name(sex: Sex) -> &'static str {
-    match sex {
-        Sex::Male => "male",
-        Sex::Female => "female",
-    }
-}
-
-/// PTB-XL writes 300 for ages above 89.
-fn age_band(age: f32) -> &'static str {
-    match age {
-        ..40.0 => "under 40",
-        ..60.0 => "40 to 59",
-        ..80.0 => "60 to 79",
-        _ => "80 and over",
-    }
-}
-
-/// Diagnostic class (NORM, MI, STTC, CD, HYP) of each SCP code; none of a data set without the table.
-fn kinds(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
-    if !path.is_file() {
-        return Ok(BTreeMap::new());
-    }
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("open {}", path.display()))?;
-    let class = reader.headers()?.iter().position(|name| name == "diagnostic_class");
-    let class = class.with_context(|| format!("{} has no column diagnostic_class", path.display()))?;
-    let mut kinds = BTreeMap::new();
-    for row in reader.records() {
-        let row = row.with_context(|| format!("read {}", path.display()))?;
-        let (code, class) = (&row[0], row.get(class).unwrap_or_default());
-        if !class.is_empty() {
-            kinds.insert(code.to_owned(), class.to_owned());
-        }
-    }
-    Ok(kinds)
 }
 
 #[cfg(test)]
@@ -120,19 +118,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_fall_into_the_band_that_their_name_says() {
-        let bands = [18.0, 39.9, 40.0, 60.0, 79.0, 80.0, 300.0].map(age_band);
+    fn mimic_is_read_as_curation_reads_it_and_split_by_patient() {
+        let dir = tempfile::tempdir().unwrap();
+        let recordings: Vec<String> = (0..40).map(|i| format!("r{i}")).collect();
+        crate::sources::mimic_layout(dir.path(), &recordings);
+        let source = Source::Mimic(dir.path().to_owned());
+        let mut set = TestSet::open(&source, &[9]).unwrap();
+        let candidates = source.read(&BTreeMap::new()).unwrap().candidates;
+        assert_eq!(set.cases.len() + set.memory.len(), candidates.len());
+        for candidate in &candidates {
+            let Waveform::Recording(header) = &candidate.waveform else {
+                panic!("MIMIC has recordings")
+            };
+            let tested = set
+                .cases
+                .iter()
+                .any(|case| case.header == *header && case.report == candidate.report);
+            assert_eq!(
+                tested,
+                split_of(&candidate.patient_hash) == Split::Test,
+                "{}",
+                candidate.id
+            );
+        }
+        let memory = set.memory.clone();
+        set.limit(Some(1), 7, 3);
         assert_eq!(
-            bands,
-            [
-                "under 40",
-                "under 40",
-                "40 to 59",
-                "60 to 79",
-                "60 to 79",
-                "80 and over",
-                "80 and over"
-            ]
+            (set.cases.len(), set.memory.len(), set.memory_reports.len()),
+            (1, 7, memory.len())
+        );
+        assert!(
+            set.memory
+                .iter()
+                .all(|case| memory.iter().any(|m| m.header == case.header))
+        );
+    }
+
+    #[test]
+    fn a_source_of_signed_reports_is_no_test_set() {
+        let error = TestSet::open(&Source::Signed("x".into()), &[9]).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "dataset is signed:x: expected ptbxl:DIR, mimic:DIR or wfdb:DIR"
         );
     }
 }

@@ -26,13 +26,14 @@ use serde::Serialize;
 
 use crate::bertscore::{BertScoreArgs, BertScorer, BertScores};
 use crate::dataset::Ecg;
+use crate::strata;
 use cases::TestSet;
 use readings::Reading;
 use ruler::{Row, Ruler, Scored, interval};
 use safety::Safety;
 
 /// Cases a slice needs before it is reported.
-const SLICE_MIN: usize = 20;
+pub const SLICE_MIN: usize = 20;
 
 /// A metric's name and where a row has it.
 type Metric = (&'static str, fn(&Row) -> Option<f64>);
@@ -58,6 +59,9 @@ pub struct Settings {
     /// Score the first recordings only.
     #[arg(long)]
     pub limit: Option<usize>,
+    /// Recordings of the retrieval baseline's memory at most, drawn by the seed; each takes 120 kB.
+    #[arg(long, default_value_t = 20_000)]
+    pub memory_max: usize,
     #[command(flatten)]
     pub bertscore: BertScoreArgs,
 }
@@ -85,7 +89,7 @@ pub struct Comparison {
     pub bertscore: Option<BertScores>,
     pub safety: Safety,
     /// The model's row by axis and value, of values with at least 20 recordings.
-    pub slices: BTreeMap<&'static str, BTreeMap<String, Row>>,
+    pub slices: BTreeMap<String, BTreeMap<String, Row>>,
     /// The statements that drafts and references name, class by class.
     pub clinical: Agreement,
     /// Agreement with the data set's own SCP statements, where it has some.
@@ -250,18 +254,12 @@ fn leads(ruler: &Ruler, model: &Scored, others: &[(&'static str, Scored)]) -> Le
     others.iter().map(|(name, other)| (*name, lead(other))).collect()
 }
 
-fn slices(set: &TestSet, ruler: &Ruler, scored: &Scored) -> BTreeMap<&'static str, BTreeMap<String, Row>> {
-    let mut members: BTreeMap<(&'static str, &String), Vec<usize>> = BTreeMap::new();
-    for (index, case) in set.cases.iter().enumerate() {
-        for (axis, value) in &case.strata {
-            members.entry((axis, value)).or_default().push(index);
-        }
-    }
-    let mut slices: BTreeMap<&'static str, BTreeMap<String, Row>> = BTreeMap::new();
-    for ((axis, value), members) in members {
+fn slices(set: &TestSet, ruler: &Ruler, scored: &Scored) -> BTreeMap<String, BTreeMap<String, Row>> {
+    let mut slices: BTreeMap<String, BTreeMap<String, Row>> = BTreeMap::new();
+    for ((axis, value), members) in strata::members(set.cases.iter().map(|case| &case.strata)) {
         if members.len() >= SLICE_MIN {
             let row = ruler.subset(scored, &members);
-            slices.entry(axis).or_default().insert(value.clone(), row);
+            slices.entry(axis).or_default().insert(value, row);
         }
     }
     slices

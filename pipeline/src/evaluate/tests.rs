@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::dataset::PtbXl;
+use crate::sources::Source;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -13,20 +14,25 @@ fn root() -> PathBuf {
 
 fn evaluated(memory: usize) -> Evaluation {
     let data = root().join("tests/data/ptbxl");
-    let mut set = TestSet::ptbxl(&PtbXl::open(&data).unwrap(), &data, &[9]).unwrap();
+    let mut set = TestSet::open(&Source::PtbXl(data), &[9]).unwrap();
     // the shipped rows are all of fold 9; some of them stand in for the other folds
     set.memory = set.cases.split_off(set.cases.len() - memory);
     set.memory_reports = set.memory.iter().map(|case| case.report.clone()).collect();
-    set.truncate(Some(6));
+    set.limit(Some(6), usize::MAX, 3);
+    evaluate(&set)
+}
+
+fn evaluate(set: &TestSet) -> Evaluation {
     let settings = Settings {
         seed: 3,
         resamples: 20,
         wordnet: None,
         noise: None,
         limit: None,
+        memory_max: usize::MAX,
         bertscore: BertScoreArgs::default(),
     };
-    run(&root().join("model/bundle"), &set, &settings).unwrap()
+    run(&root().join("model/bundle"), set, &settings).unwrap()
 }
 
 #[test]
@@ -65,4 +71,34 @@ fn noise_is_refused_the_more_the_louder_it_is_and_no_memory_is_no_error() {
         "{refusal:?}"
     );
     assert!(refusal["-6"] > 0.5, "{refusal:?}");
+}
+
+#[test]
+fn mimic_recordings_are_scored_against_the_machine_statements_of_their_study() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let mut recordings = Vec::new();
+    for sample in PtbXl::open(&root().join("tests/data/ptbxl"))
+        .unwrap()
+        .of_folds(|_| true)
+    {
+        let header = sample.header.as_ref().unwrap();
+        let name = header.file_stem().unwrap().to_str().unwrap().to_owned();
+        for end in ["hea", "dat"] {
+            let to = files.join(format!("{name}.{end}"));
+            std::os::unix::fs::symlink(header.with_extension(end), to).unwrap();
+        }
+        recordings.push(name);
+    }
+    crate::sources::mimic_layout(dir.path(), &recordings);
+    let set = TestSet::open(&Source::Mimic(dir.path().to_owned()), &[]).unwrap();
+    let evaluation = evaluate(&set);
+    let scores = &evaluation.scores;
+    assert_eq!(scores.model.n, set.cases.len());
+    assert!(scores.model.n > 0 && scores.knn.is_some() && scores.slices.is_empty());
+    for (line, case) in evaluation.pairs_tsv().lines().zip(&set.cases) {
+        assert!(line.ends_with(&format!("\t{}", case.report)), "{line}");
+        assert!(case.report.contains("premature beats"), "{}", case.report);
+    }
 }

@@ -63,6 +63,7 @@ fn candidate(dir: &Path, row: &ListRow, study: Option<&Study>) -> Result<Candida
         split: None,
         report,
         labels: Default::default(),
+        strata: Vec::new(),
         waveform: Waveform::Recording(header),
     })
 }
@@ -102,8 +103,30 @@ fn studies(path: &Path) -> anyhow::Result<HashMap<u64, Study>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A study and a patient for each recording in files/, whose headers are made where they are missing.
+    pub(crate) fn layout_of(dir: &Path, recordings: &[String]) {
+        let names: Vec<String> = (0..REPORTS).map(|i| format!("report_{i}")).collect();
+        let mut list = "subject_id,study_id,file_name,ecg_time,path\n".to_owned();
+        let mut table = format!("subject_id,study_id,{}\n", names.join(","));
+        std::fs::create_dir_all(dir.join("files")).unwrap();
+        for (i, name) in recordings.iter().enumerate() {
+            let (subject, study) = (20_000_000 + i, 40_000_000 + i);
+            let header = dir.join(format!("files/{name}.hea"));
+            if !header.exists() {
+                std::fs::write(header, "").unwrap();
+            }
+            list += &format!("{subject},{study},{name},2180-07-23 08:44:00,files/{name}\n");
+            table += &format!(
+                "{subject},{study},Sinus rhythm with {i} premature beats{}\n",
+                ",".repeat(REPORTS - 1)
+            );
+        }
+        std::fs::write(dir.join("record_list.csv"), list).unwrap();
+        std::fs::write(dir.join("machine_measurements.csv"), table).unwrap();
+    }
 
     /// Three studies; the second table has another order, one study of another subject, and one without a recording.
     fn layout(dir: &Path) {

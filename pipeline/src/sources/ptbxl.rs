@@ -37,6 +37,7 @@ fn candidate(sample: &Sample) -> Result<Candidate, Drop> {
         }),
         report: sample.report.clone(),
         labels: sample.scp.clone(),
+        strata: sample.strata.clone(),
         waveform: Waveform::Recording(header),
     })
 }

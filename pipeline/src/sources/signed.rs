@@ -109,6 +109,7 @@ pub(super) fn candidate(report: SignedReport, mut segment: Segment) -> Result<Ca
         split: None,
         report: text_rules::report([report.text.as_str()])?,
         labels: Default::default(),
+        strata: Vec::new(),
         waveform: Waveform::Segment(Box::new(segment)),
     })
 }

@@ -1,9 +1,10 @@
 //! A directory of WFDB recordings with reports.jsonl.
 //!
-//! Place: under `sources`. A line: {"record": "sub/name", "report": "...", "patient": "...", "labels": [...], "split": "train"};
+//! Place: under `sources`. A line: {"record": "sub/name", "report": "...", "patient": "...", "labels": [...],
+//! "strata": {...}, "split": "train"};
 //! all but record and report may be missing. Invariant: a recording without a patient counts as a patient of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context;
@@ -23,6 +24,9 @@ struct Line {
     patient: Option<String>,
     #[serde(default)]
     labels: BTreeSet<String>,
+    /// Axis to value, such as "sex" to "female".
+    #[serde(default)]
+    strata: BTreeMap<String, String>,
     #[serde(default)]
     split: Option<Split>,
 }
@@ -66,6 +70,7 @@ fn candidate(dir: &Path, line: Line) -> Result<Candidate, Drop> {
         split: line.split,
         report,
         labels: line.labels,
+        strata: line.strata.into_iter().collect(),
         waveform: Waveform::Recording(header),
     })
 }
