@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Scores by metric name.
 pub type Metrics = BTreeMap<String, f64>;
 
+/// 95 % intervals of candidate minus champion, by metric.
+pub type Intervals = BTreeMap<String, [f64; 2]>;
+
 /// Section `pipeline.gate`: metrics with the largest loss that is no inferiority.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +23,25 @@ pub struct Margins {
     pub lower: BTreeMap<String, f64>,
     /// Test samples below which nothing is promoted.
     pub samples_min: usize,
+    /// Resamples behind the intervals of the differences; 0 gives none.
+    pub resamples: usize,
+    /// Whether the whole interval of a difference must be within its margin, and not the difference alone.
+    pub by_interval: bool,
+}
+
+impl Margins {
+    /// Every listed metric.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.higher.keys().chain(self.lower.keys())
+    }
+}
+
+/// A metric's name and its slice: "rouge_l@sex=female" is of the slice "sex=female".
+pub fn slice_of(name: &str) -> (&str, Option<&str>) {
+    match name.split_once('@') {
+        Some((metric, slice)) => (metric, Some(slice)),
+        None => (name, None),
+    }
 }
 
 /// One metric's verdict.
@@ -28,6 +50,9 @@ pub struct Line {
     pub metric: String,
     pub champion: Option<f64>,
     pub candidate: Option<f64>,
+    /// 95 % interval of candidate minus champion.
+    #[serde(default)]
+    pub difference: Option<[f64; 2]>,
     pub margin: f64,
     pub passed: bool,
 }
@@ -43,7 +68,13 @@ pub struct Decision {
 }
 
 /// Compares candidate and champion, which were scored on the same `samples` test samples.
-pub fn decide(margins: &Margins, champion: &Metrics, candidate: &Metrics, samples: usize) -> Decision {
+pub fn decide(
+    margins: &Margins,
+    champion: &Metrics,
+    candidate: &Metrics,
+    differences: &Intervals,
+    samples: usize,
+) -> Decision {
     let mut decision = Decision {
         promote: false,
         reasons: Vec::new(),
@@ -59,11 +90,23 @@ pub fn decide(margins: &Margins, champion: &Metrics, candidate: &Metrics, sample
     for (metric, margin, sign) in higher.chain(lower) {
         let known = |scores: &Metrics| scores.get(metric).copied().filter(|score| score.is_finite());
         let (old, new) = (known(champion), known(candidate));
-        let passed = matches!((old, new), (Some(old), Some(new)) if (new - old) * sign >= -margin);
+        let difference = differences
+            .get(metric)
+            .copied()
+            .filter(|ends| ends.iter().all(|end| end.is_finite()));
+        let worst = match (margins.by_interval, old, new) {
+            (true, ..) => difference.map(|[low, high]| (low * sign).min(high * sign)),
+            (false, Some(old), Some(new)) => Some((new - old) * sign),
+            (false, ..) => None,
+        };
+        let passed = old.is_some() && new.is_some() && worst.is_some_and(|worst| worst >= -margin);
         if !passed {
             let show = |score: Option<f64>| score.map_or("unknown".to_owned(), |s| format!("{s:.4}"));
+            let ends = difference.map_or(String::new(), |[low, high]| {
+                format!(", difference {low:.4} to {high:.4}")
+            });
             decision.reasons.push(format!(
-                "{metric}: candidate {}, champion {}, margin {margin}",
+                "{metric}: candidate {}, champion {}{ends}, margin {margin}",
                 show(new),
                 show(old)
             ));
@@ -72,6 +115,7 @@ pub fn decide(margins: &Margins, champion: &Metrics, candidate: &Metrics, sample
             metric: metric.clone(),
             champion: old,
             candidate: new,
+            difference,
             margin,
             passed,
         });
@@ -96,6 +140,7 @@ mod tests {
             higher: metrics(&[("bleu4", 0.01)]),
             lower: metrics(&[("abstain_rate", 0.02)]),
             samples_min: 5,
+            ..Margins::default()
         }
     }
 
@@ -103,7 +148,7 @@ mod tests {
     fn check(bleu4: f64, abstain: f64, samples: usize, reasons: &[&str]) {
         let champion = metrics(&[("bleu4", 0.30), ("abstain_rate", 0.10)]);
         let candidate = metrics(&[("bleu4", bleu4), ("abstain_rate", abstain)]);
-        let decision = decide(&margins(), &champion, &candidate, samples);
+        let decision = decide(&margins(), &champion, &candidate, &Intervals::new(), samples);
         assert_eq!(decision.promote, reasons.is_empty(), "{decision:?}");
         assert_eq!(decision.reasons.len(), reasons.len(), "{decision:?}");
         for (got, want) in decision.reasons.iter().zip(reasons) {
@@ -124,10 +169,42 @@ mod tests {
         check(f64::NAN, 0.10, 5, &["bleu4: candidate unknown"]);
         check(0.5, 0.0, 4, &["4 test samples"]);
         let one = metrics(&[("bleu4", 0.3)]);
-        assert!(!decide(&margins(), &one, &one, 9).promote, "a metric is missing");
         assert!(
-            !decide(&Margins::default(), &one, &one, 9).promote,
+            !decide(&margins(), &one, &one, &Intervals::new(), 9).promote,
+            "a metric is missing"
+        );
+        assert!(
+            !decide(&Margins::default(), &one, &one, &Intervals::new(), 9).promote,
             "nothing is compared"
         );
+    }
+
+    #[test]
+    fn by_interval_the_whole_difference_must_be_within_its_margin() {
+        let margins = Margins {
+            by_interval: true,
+            ..margins()
+        };
+        let same = metrics(&[("bleu4", 0.30), ("abstain_rate", 0.10)]);
+        let promotes = |bleu4: [f64; 2], abstain: [f64; 2]| {
+            let differences = [("bleu4".to_owned(), bleu4), ("abstain_rate".to_owned(), abstain)].into();
+            decide(&margins, &same, &same, &differences, 9).promote
+        };
+        assert!(promotes([-0.009, 0.3], [-0.5, 0.019]));
+        assert!(!promotes([-0.011, 0.3], [-0.5, 0.019]));
+        assert!(!promotes([-0.009, 0.3], [-0.5, 0.021]));
+        assert!(!promotes([f64::NAN, 0.3], [0.0, 0.0]));
+        let decision = decide(&margins, &same, &same, &Intervals::new(), 9);
+        assert_eq!(
+            decision.reasons.len(),
+            2,
+            "an interval that is unknown keeps the champion"
+        );
+    }
+
+    #[test]
+    fn a_name_with_a_slice_is_taken_apart() {
+        assert_eq!(slice_of("rouge_l@sex=female"), ("rouge_l", Some("sex=female")));
+        assert_eq!(slice_of("rouge_l"), ("rouge_l", None));
     }
 }

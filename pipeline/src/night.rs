@@ -13,6 +13,7 @@ pub mod settings;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod undo;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,10 +22,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use candle_core::Device;
 use model::bundle::Bundle;
-use model::registry::{Champion, Change, GENERATION, Generation};
+use model::registry::{Change, GENERATION, Generation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use service::kafka::KafkaSettings;
 
+use self::evaluate::Exam;
 use self::export::Places;
 use self::files::{Outcome, Plan, Scores, Status, read_json};
 use self::learner::{Ended, Learner, NotFinite, Recipe};
@@ -90,6 +93,13 @@ impl<'a> Night<'a> {
             dir,
             registry: Registry::open(&settings.registry)?,
         })
+    }
+
+    /// Sends the run's events to Kafka too.
+    #[must_use]
+    pub fn announced_to(mut self, kafka: Option<KafkaSettings>) -> Self {
+        self.registry = self.registry.announced_to(kafka);
+        self
     }
 
     /// Goes on with the run up to and with `until`. `stop` is asked after every training step; when it says so, the run ends
@@ -267,16 +277,21 @@ impl<'a> Night<'a> {
         if let Some(decision) = self.read::<Decision>("decision.json")? {
             return Ok(decision);
         }
-        let test = evaluate::test_set(data, plan.settings.test_max, plan.settings.seed);
+        let exam = Exam::new(data, &plan.settings)?;
         let champion = Self::parent(plan).map(|id| self.registry.generation(id));
+        let champion = champion.as_deref().unwrap_or(&plan.settings.bundle);
+        let (old, new) = (exam.answers(champion)?, exam.answers(&self.dir.join("candidate"))?);
+        let margins = &plan.settings.gate;
+        let differences = exam.differences(&old, &new, margins.names());
         let scores = Scores {
-            champion: evaluate::score(champion.as_deref().unwrap_or(&plan.settings.bundle), data, &test)?,
-            candidate: evaluate::score(&self.dir.join("candidate"), data, &test)?,
-            samples: test.len(),
+            baselines: exam.baselines(champion)?,
+            champion: old.scored,
+            candidate: new.scored,
+            samples: exam.len(),
         };
         self.write("scores.json", &scores)?;
-        let margins = &plan.settings.gate;
-        let decision = decide(margins, &scores.champion.metrics, &scores.candidate.metrics, test.len());
+        let (old, new) = (&scores.champion.metrics, &scores.candidate.metrics);
+        let decision = decide(margins, old, new, &differences, scores.samples);
         self.registry.event(&serde_json::json!({
             "kind": "gate", "run": self.run, "at_us": now_us(), "candidate": scores.candidate.bundle_id,
             "champion": scores.champion.bundle_id, "decision": &decision,
@@ -336,53 +351,10 @@ impl<'a> Night<'a> {
     }
 }
 
-/// Removes what a run learnt, after samples were erased from its data set; a run that has no outcome yet trains again.
-///
-/// # Errors
-/// A file that cannot be removed.
-pub fn forget(run: &Path) -> anyhow::Result<()> {
-    for folder in ["training", "candidate"] {
-        let path = run.join(folder);
-        if path.exists() {
-            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
-    }
-    // an ended run's decision is a record; the texts in its scores are not kept
-    let has_ended = run.join("outcome.json").exists();
-    for (file, stays) in [("scores.json", false), ("decision.json", has_ended)] {
-        let path = run.join(file);
-        if path.exists() && !stays {
-            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
-    }
-    Ok(())
-}
-
 fn directory_bytes(dir: &Path) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         bytes += entry?.metadata()?.len();
     }
     Ok(bytes)
-}
-
-/// Takes the champion back to the generation before it, or to the base.
-///
-/// # Errors
-/// Nothing to go back to; another job has the lease.
-pub fn rollback(settings: &PipelineSection, by: &str) -> anyhow::Result<Champion> {
-    let registry = Registry::open(&settings.registry)?;
-    let length_us = i64::from(settings.lease_minutes) * 60_000_000;
-    let lease = match Lease::ask(registry.dir(), Holder::this(by), now_us(), length_us)? {
-        Asked::Granted(lease) => lease,
-        Asked::Held { by, .. } => anyhow::bail!("run {} on {} has the lease: wait for it or stop it", by.run, by.host),
-    };
-    let changed = registry.previous().and_then(|to| {
-        let number = registry.champion()?.map_or(0, |champion| champion.number);
-        registry.change(&lease, number, Change::Rollback, to.as_deref(), now_us())
-    });
-    lease.release()?;
-    let entry = changed?;
-    registry.event(&serde_json::json!({"kind": "rollback", "run": by, "at_us": entry.at_us, "entry": &entry}))?;
-    Ok(entry)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use service::kafka::KafkaSettings;
 use service::settings::Check as _;
 
 use crate::curate::{self, CurateSettings};
@@ -15,7 +16,7 @@ use crate::erasure::Erasures;
 use crate::metrics;
 use crate::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
 use crate::night::status::Report;
-use crate::night::{self, Night, Progress, Step};
+use crate::night::{Night, Progress, Step, undo};
 use crate::registry::Registry;
 use crate::schedule::{At, day, now_us};
 use crate::sources::Source;
@@ -86,7 +87,8 @@ impl JobArgs {
         }
     }
 
-    fn settings(&self) -> anyhow::Result<PipelineSection> {
+    /// The job's settings, and the broker that its events go to, if any.
+    fn settings(&self) -> anyhow::Result<(PipelineSection, Option<KafkaSettings>)> {
         let mut all: PipelineSettings =
             service::settings::load_checked("pipeline", self.config.as_deref()).context("read settings")?;
         let section = &mut all.pipeline;
@@ -110,7 +112,8 @@ impl JobArgs {
         put(&mut train.learning_rate, self.learning_rate);
         put(&mut train.encoder, self.encoder);
         all.check()?;
-        Ok(all.pipeline)
+        let kafka = all.pipeline.announce.then_some(all.kafka);
+        Ok((all.pipeline, kafka))
     }
 }
 
@@ -125,9 +128,10 @@ fn put<T>(to: &mut T, from: Option<T>) {
 /// # Errors
 /// Whatever the run met, with its context.
 pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
-    let settings = args.settings()?;
+    let (settings, kafka) = args.settings()?;
     let run = args.run.clone().unwrap_or_else(|| day(now_us()));
-    println!("{}", tell(&run, &Night::open(&settings, &run)?.go(until, &|_| false)?));
+    let night = Night::open(&settings, &run)?.announced_to(kafka);
+    println!("{}", tell(&run, &night.go(until, &|_| false)?));
     Ok(())
 }
 
@@ -177,7 +181,7 @@ pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
         return go(&args.job, Step::Curate);
     }
     let out = args.out.as_deref().context("curate --dataset needs --out DIR")?;
-    let settings = args.job.settings()?;
+    let (settings, _) = args.job.settings()?;
     let curate = CurateSettings {
         sources: args.datasets.clone(),
         limit: args.limit,
@@ -206,9 +210,10 @@ pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
 /// Takes the champion back.
 ///
 /// # Errors
-/// As [`night::rollback`].
+/// As [`undo::rollback`].
 pub fn rollback(args: &JobArgs) -> anyhow::Result<()> {
-    let entry = night::rollback(&args.settings()?, args.run.as_deref().unwrap_or("rollback"))?;
+    let (settings, kafka) = args.settings()?;
+    let entry = undo::rollback(&settings, kafka, args.run.as_deref().unwrap_or("rollback"))?;
     println!("champion is {}", entry.generation.as_deref().unwrap_or("the base"));
     Ok(())
 }
@@ -218,7 +223,7 @@ pub fn rollback(args: &JobArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`Report::read`].
 pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
-    let report = Report::read(&args.settings()?)?;
+    let report = Report::read(&args.settings()?.0)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -232,8 +237,8 @@ pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
 /// # Errors
 /// What is no hash; a data set that cannot be rewritten.
 pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
-    let settings = args.settings()?;
-    let registry = Registry::open(&settings.registry)?;
+    let (settings, kafka) = args.settings()?;
+    let registry = Registry::open(&settings.registry)?.announced_to(kafka);
     let mut erasures = Erasures::open(registry.dir())?;
     erasures.add(patient_hash)?;
     let mut samples = 0;
@@ -243,14 +248,12 @@ pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
             let gone =
                 curate::erase(&dataset, &erasures).with_context(|| format!("erase from {}", dataset.display()))?;
             if gone > 0 {
-                night::forget(&entry.path())?;
+                undo::forget(&entry.path())?;
             }
             samples += gone;
         }
     }
-    registry.event(
-        &serde_json::json!({"kind": "erase", "at_us": now_us(), "patient_hash": patient_hash, "samples": samples}),
-    )?;
+    registry.event(&serde_json::json!({"kind": "erase", "at_us": now_us(), "samples": samples}))?;
     println!("{samples} samples removed; the patient is left out from now on");
     Ok(())
 }
@@ -260,14 +263,15 @@ pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
 /// # Errors
 /// Settings that cannot be used; a night that failed is tried again, then left for the next.
 pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> anyhow::Result<()> {
-    let settings = args.settings()?;
+    let (settings, kafka) = args.settings()?;
+    let nightly = |run: &str| nightly(&settings, kafka.as_ref(), run, metrics_file);
     if args.run.is_some() {
         bail!("daemon names its runs by their day: leave --run out");
     }
     let at = at.unwrap_or(settings.at);
     for run in Report::read(&settings)?.open {
         tracing::info!(run, "going on with a run that has no outcome");
-        nightly(&settings, &run, metrics_file);
+        nightly(&run);
     }
     loop {
         let next = at.after(now_us());
@@ -275,13 +279,16 @@ pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> an
         while now_us() < next {
             std::thread::sleep(TICK);
         }
-        nightly(&settings, &day(next), metrics_file);
+        nightly(&day(next));
     }
 }
 
-fn nightly(settings: &PipelineSection, run: &str, metrics_file: Option<&Path>) {
+fn nightly(settings: &PipelineSection, kafka: Option<&KafkaSettings>, run: &str, metrics_file: Option<&Path>) {
     for attempt in 1..=TRIES {
-        let night = || Night::open(settings, run)?.go(Step::Promote, &|_| false);
+        let night = || {
+            let night = Night::open(settings, run)?.announced_to(kafka.cloned());
+            night.go(Step::Promote, &|_| false)
+        };
         match metrics::recorded(metrics_file, "run", night) {
             Ok(progress) => {
                 tracing::info!("{}", tell(run, &progress));

@@ -8,18 +8,27 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use ecg::topic;
 use model::registry::{CHAMPION, Champion, Change, GENERATIONS, champion, generation_dir, history};
 use serde::Serialize;
+use service::kafka::KafkaSettings;
+use service::kafka::cluster::create_topics;
+use service::kafka::sink::Sink;
 
 use crate::disk;
 use crate::lease::Lease;
+use crate::manifest::sha256;
 
 const EVENTS: &str = "events.jsonl";
+/// Where events say that they come from.
+const EVENT_SOURCE: &str = "/meit/pipeline";
 
 /// A registry in a directory.
 #[derive(Clone, Debug)]
 pub struct Registry {
     dir: PathBuf,
+    /// Where events go beside the file.
+    kafka: Option<KafkaSettings>,
 }
 
 impl Registry {
@@ -32,7 +41,17 @@ impl Registry {
             let path = dir.join(folder);
             std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            kafka: None,
+        })
+    }
+
+    /// Sends events to Kafka too, on [`topic::PIPELINE_EVENTS`].
+    #[must_use]
+    pub fn announced_to(mut self, kafka: Option<KafkaSettings>) -> Self {
+        self.kafka = kafka;
+        self
     }
 
     pub fn dir(&self) -> &Path {
@@ -150,10 +169,10 @@ impl Registry {
         }
     }
 
-    /// Appends one line to the registry's events.
+    /// Appends one line to the registry's events, and announces it. A run that fails here says it again when it goes on.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// A file that cannot be written; a broker that does not take the record.
     pub fn event<T: Serialize>(&self, event: &T) -> anyhow::Result<()> {
         let path = self.dir.join(EVENTS);
         let mut line = Vec::new();
@@ -166,7 +185,24 @@ impl Registry {
         let mut file = file.with_context(|| format!("open {}", path.display()))?;
         file.write_all(&line)
             .with_context(|| format!("write {}", path.display()))?;
-        file.sync_all().with_context(|| format!("flush {}", path.display()))
+        file.sync_all().with_context(|| format!("flush {}", path.display()))?;
+        self.announce(&serde_json::to_value(event)?)
+    }
+
+    fn announce(&self, event: &serde_json::Value) -> anyhow::Result<()> {
+        let Some(kafka) = &self.kafka else {
+            return Ok(());
+        };
+        let (key, payload) = (event["run"].as_str().map(str::as_bytes), serde_json::to_vec(event)?);
+        let id = sha256(&payload);
+        let headers = ecg::event::headers(topic::PIPELINE_EVENTS, EVENT_SOURCE, &id);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.context("start runtime")?.block_on(async {
+            create_topics(kafka, topic::KEPT).await.context("create topics")?;
+            let sink = Sink::new(kafka).context("open kafka sink")?;
+            let sent = sink.send(topic::PIPELINE_EVENTS, key, &payload, &headers).await;
+            sent.context("announce event")
+        })
     }
 
     /// The registry's events, oldest first; a line that was cut off by a crash is left out.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use clap::Parser as _;
 use ecg::segment::Segment;
 use ecg::topic;
+use pipeline::registry::Registry;
 use pipeline::sources::{Origin, Source};
 use pipeline::text_rules::Drop;
 use service::kafka::embedded::EmbeddedBroker;
@@ -14,7 +15,7 @@ use service::kafka::sink::Sink;
 use service::shutdown::Shutdown;
 use standalone::demo;
 
-use crate::rig::recordings;
+use crate::rig::{Rig, recordings};
 
 fn segments() -> Vec<Segment> {
     let segment = |recording: &bedside::recording::Recording| {
@@ -86,6 +87,28 @@ async fn signed_reports_are_read_from_their_topic_up_to_the_ends_that_were_noted
     let after = read(BTreeMap::new()).await;
     assert_eq!(after.candidates.len(), 1);
     assert_eq!(after.dropped[&Drop::Withdrawn], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_announced_under_the_name_of_its_run() {
+    let rig = Rig::start();
+    let kafka = rig.kafka().clone();
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::open(dir.path()).unwrap().announced_to(Some(kafka));
+    let event = serde_json::json!({"kind": "gate", "run": "2026-11-24", "decision": {"promote": false}});
+    let sent = event.clone();
+    let file = tokio::task::spawn_blocking(move || {
+        registry.event(&sent).unwrap();
+        registry.events().unwrap()
+    });
+    assert_eq!(file.await.unwrap(), std::slice::from_ref(&event));
+    let records = rig.all(topic::PIPELINE_EVENTS).await;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].key.as_deref(), Some(&b"2026-11-24"[..]));
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&records[0].payload).unwrap(),
+        event
+    );
 }
 
 #[derive(clap::Parser)]

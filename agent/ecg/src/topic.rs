@@ -19,9 +19,11 @@ pub const SIGNED_REPORTS: &str = "ecg.signed-reports.v1";
 pub const DEAD_LETTERS: &str = "ecg.dead-letters.v1";
 /// Which windows of each stream were made; JSON, keyed by stream, the partition of its waveforms. Only the agents read it.
 pub const AGENT_MARKS: &str = "ecg.agent-marks.v1";
+/// What the nightly job did: gate decisions, promotions, ends of runs, erasures; JSON, keyed by run.
+pub const PIPELINE_EVENTS: &str = "ecg.pipeline-events.v1";
 
 /// Every topic.
-pub const ALL: [&str; 8] = [
+pub const ALL: [&str; 9] = [
     WAVEFORMS,
     SEGMENTS,
     SEGMENTS_STAT,
@@ -30,11 +32,12 @@ pub const ALL: [&str; 8] = [
     SIGNED_REPORTS,
     DEAD_LETTERS,
     AGENT_MARKS,
+    PIPELINE_EVENTS,
 ];
 
 /// Every topic with the hours that its records are kept, and whether only the last record of each key is needed. Marks need
 /// not outlive the waveforms that they are about by much.
-pub const KEPT: [(&str, u64, bool); 8] = [
+pub const KEPT: [(&str, u64, bool); 9] = [
     (WAVEFORMS, 72, false),
     (SEGMENTS, 7 * 24, false),
     (SEGMENTS_STAT, 7 * 24, false),
@@ -43,4 +46,5 @@ pub const KEPT: [(&str, u64, bool); 8] = [
     (SIGNED_REPORTS, 30 * 24, false),
     (DEAD_LETTERS, 30 * 24, false),
     (AGENT_MARKS, 96, true),
+    (PIPELINE_EVENTS, 30 * 24, false),
 ];

@@ -19,6 +19,7 @@ use node::canary::Canary;
 use node::drafter::BundleDrafter;
 use node::slot::Slot;
 use node::watch::Watcher;
+use pipeline::gate::slice_of;
 use pipeline::manifest::Dataset;
 use pipeline::night::files::{Outcome, Scores, Status};
 use pipeline::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
@@ -284,7 +285,12 @@ fn tell(
     let scores: Scores =
         serde_json::from_slice(&std::fs::read(run.join("scores.json"))?).context("parse scores.json")?;
     println!("gate   {} test samples, base then candidate:", scores.samples);
-    for (metric, old) in &scores.champion.metrics {
+    for (metric, old) in scores
+        .champion
+        .metrics
+        .iter()
+        .filter(|(name, _)| slice_of(name).1.is_none())
+    {
         println!(
             "         {metric:20} {old:7.4} {:7.4}",
             scores.candidate.metrics[metric]

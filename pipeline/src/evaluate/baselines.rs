@@ -50,10 +50,24 @@ pub fn most_frequent(reports: &[String]) -> String {
 /// An empty memory, a recording that cannot be read.
 pub fn retrieved(bundle: &Bundle, memory: &[Case], readings: &[Reading]) -> anyhow::Result<Vec<String>> {
     let recordings = readings::read(memory, |_, _| ())?;
-    let queries = features(bundle, readings.iter().map(|r| &r.ecg))?;
-    let features = features(bundle, recordings.iter().map(|r| &r.ecg))?;
-    let nearest = nearest(&queries, &features)?;
-    Ok(nearest.into_iter().map(|at| memory[at].report.clone()).collect())
+    let reports: Vec<String> = memory.iter().map(|case| case.report.clone()).collect();
+    let queries = readings.iter().map(|reading| &reading.ecg);
+    recalled(bundle, recordings.iter().map(|reading| &reading.ecg), &reports, queries)
+}
+
+/// Of `reports`, which are of the ECGs in `memory`, that of the nearest one to each query.
+///
+/// # Errors
+/// An empty memory, a tensor operation that fails.
+pub fn recalled<'a>(
+    bundle: &Bundle,
+    memory: impl Iterator<Item = &'a Ecg>,
+    reports: &[String],
+    queries: impl Iterator<Item = &'a Ecg>,
+) -> anyhow::Result<Vec<String>> {
+    let (queries, memory) = (features(bundle, queries)?, features(bundle, memory)?);
+    let nearest = nearest(&queries, &memory)?;
+    Ok(nearest.into_iter().map(|at| reports[at].clone()).collect())
 }
 
 /// Index of the memory feature with the largest cosine with each query's; the first of equals.

@@ -126,14 +126,20 @@ impl Ruler {
 
     /// Rows of the bootstrap's resamples; resample k is the same draw for every set of hypotheses.
     pub fn resampled(&self, scored: &Scored) -> Vec<Row> {
-        let n = self.references.len();
-        let row = |k: usize| {
+        let all: Vec<usize> = (0..self.references.len()).collect();
+        let draws = self.draws(&all);
+        draws.par_iter().map(|drawn| self.subset(scored, drawn)).collect()
+    }
+
+    /// The bootstrap's resamples of some pairs, as many draws as pairs each; none of no pairs.
+    pub fn draws(&self, pairs: &[usize]) -> Vec<Vec<usize>> {
+        let draw = |k: usize| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(k as u64);
-            let drawn: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
-            self.subset(scored, &drawn)
+            pairs.iter().map(|_| pairs[rng.random_range(0..pairs.len())]).collect()
         };
-        (0..self.resamples).into_par_iter().map(row).collect()
+        let resamples = if pairs.is_empty() { 0 } else { self.resamples };
+        (0..resamples).into_par_iter().map(draw).collect()
     }
 
     fn intervals(&self, scored: &Scored) -> Intervals {

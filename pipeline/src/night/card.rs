@@ -53,16 +53,18 @@ pub fn card(generation: &Generation, recipe: &Recipe, data: &Manifest, decision:
         dropped.join(", ")
     };
     text += &format!(
-        ".\n\n## Against the champion, {} test samples\n\n| metric | champion | candidate | margin | |\n|---|---|---|---|---|\n",
+        ".\n\n## Against the champion, {} test samples\n\n| metric | champion | candidate | difference, 95 % | margin | |\n|---|---|---|---|---|---|\n",
         decision.samples
     );
     let number = |value: Option<f64>| value.map_or("unknown".to_owned(), |v| format!("{v:.4}"));
     for line in &decision.lines {
         text += &format!(
-            "| {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {} |\n",
             line.metric,
             number(line.champion),
             number(line.candidate),
+            line.difference
+                .map_or("-".to_owned(), |[low, high]| format!("{low:.4} to {high:.4}")),
             line.margin,
             if line.passed { "passed" } else { "failed" }
         );

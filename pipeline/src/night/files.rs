@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evaluate::Scored;
 use super::settings::PipelineSection;
+use crate::gate::Metrics;
 
 /// plan.json: what the run was started with, so that a resumed run does the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,9 @@ pub struct Outcome {
 pub struct Scores {
     pub champion: Scored,
     pub candidate: Scored,
+    /// Text metrics of the most frequent training report and of retrieval.
+    #[serde(default)]
+    pub baselines: BTreeMap<String, Metrics>,
     pub samples: usize,
 }
 

@@ -54,6 +54,8 @@ pub struct PipelineSection {
     pub lease_minutes: u32,
     /// Megabytes that must stay free on the disk.
     pub reserve_mb: u64,
+    /// Whether events are sent to the broker too.
+    pub announce: bool,
     /// Section `pipeline.train`.
     pub train: AdapterSettings,
     /// Section `pipeline.gate`.
@@ -113,6 +115,7 @@ impl Check for PipelineSettings {
         }
         within("pipeline.samples_min", section.samples_min, 1..=1_000_000_000)?;
         within("pipeline.test_max", section.test_max, 1..=1_000_000)?;
+        within("pipeline.gate.resamples", section.gate.resamples, 0..=100_000)?;
         within("pipeline.lease_minutes", section.lease_minutes, 1..=1440)?;
         let train = &section.train;
         within("pipeline.train.rank", train.rank, 1..=4096)?;

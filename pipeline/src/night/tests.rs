@@ -180,7 +180,10 @@ fn a_night_promotes_and_a_second_start_changes_nothing() {
         report.lineage,
         [next.generation.clone().unwrap(), outcome.generation.clone().unwrap()]
     );
-    assert_eq!(rollback(&settings, "me").unwrap().generation, outcome.generation);
+    assert_eq!(
+        undo::rollback(&settings, None, "me").unwrap().generation,
+        outcome.generation
+    );
     let report = Report::read(&settings).unwrap();
     assert_eq!(report.candidate, next.generation);
     assert!(report.to_string().contains("Rollback by me"), "{report}");
