@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, IndexOp, Tensor};
 
 use crate::architecture::{Activation, Architecture, Positions, Residual};
 use crate::attention::{Attention, Step};
 use crate::cache::Cache;
+use crate::embedding::Embedding;
 use crate::error::Result;
 use crate::fusion::{Fusion, Modules};
 use crate::layers::widen;
@@ -30,14 +32,6 @@ pub struct Decoder {
     project_out: Option<Projection>,
     head: Projection,
     fusion: Modules,
-}
-
-#[derive(Clone)]
-struct Embedding {
-    tokens: Tensor,
-    positions: Option<Tensor>,
-    norm: Option<NormLayer>,
-    project_in: Option<Projection>,
 }
 
 #[derive(Clone)]
@@ -97,6 +91,20 @@ impl Decoder {
         &self.architecture
     }
 
+    /// This decoder with the weights of its linear layers quantised, for serving on the CPU; layers whose inputs are no multiple
+    /// of a block stay as they are. Adapters still work on it; merging and training do not.
+    ///
+    /// # Errors
+    /// A decoder that is quantised already, or is not on the CPU.
+    pub fn quantised(&self, kind: GgmlDType) -> Result<Self> {
+        let mut decoder = self.clone();
+        for projection in decoder.projections_mut() {
+            let linear = projection.linear().quantised(kind)?;
+            projection.set_linear(linear);
+        }
+        Ok(decoder)
+    }
+
     /// An empty cache for this decoder.
     pub fn cache(&self) -> Cache {
         Cache::new(self.layers.len())
@@ -121,7 +129,7 @@ impl Decoder {
         }
         let projection = self.projections().into_iter().find(|p| p.name() == module)?;
         match part {
-            "weight" => Some(projection.linear().weight()),
+            "weight" => projection.linear().weight(),
             "bias" => projection.linear().bias(),
             _ => None,
         }
@@ -205,6 +213,29 @@ impl Decoder {
         widen(&self.head.forward(&last, &Mode::Eval)?)
     }
 
+    /// As [`Self::forward_last`], for prompts of different lengths: row i of `ids` (B, T) has `lengths[i]` tokens, then padding.
+    /// What follows in `cache` continues each row after its own last token.
+    pub fn forward_last_of(
+        &self,
+        ids: &Tensor,
+        lengths: &[usize],
+        prefix: Option<&EcgPrefix>,
+        cache: &mut Cache,
+    ) -> candle_core::Result<Tensor> {
+        let (b, t) = ids.dims2()?;
+        if lengths.len() != b || lengths.iter().any(|&n| n == 0 || n > t) || !cache.is_empty() {
+            candle_core::bail!(
+                "{b} prompts of up to {t} tokens: lengths {lengths:?} after {} tokens",
+                cache.len()
+            );
+        }
+        let x = self.hidden(ids, prefix, cache, &Mode::Eval)?; // padding lies after every real token, so none sees it
+        cache.pad(lengths.iter().map(|n| t - n).collect());
+        let last = lengths.iter().enumerate().map(|(row, n)| x.i((row..=row, n - 1)));
+        let last = Tensor::cat(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?; // (B, C)
+        widen(&self.head.forward(&last, &Mode::Eval)?)
+    }
+
     fn hidden(
         &self,
         ids: &Tensor,
@@ -215,10 +246,11 @@ impl Decoder {
         if let Some(tokens) = prefix.and_then(EcgPrefix::input)
             && cache.is_empty()
         {
-            let x = self.place(tokens.clone(), 0)?;
+            let x = self.embedding.place(tokens.clone(), 0, cache.pads())?;
             self.pass(x, prefix, cache, mode)?; // its outputs predict nothing; its keys and values are now cached
         }
-        let x = self.place(self.embed(ids, mode)?, cache.len())?;
+        let x = self.embedding.embed(ids, mode)?;
+        let x = self.embedding.place(x, cache.len(), cache.pads())?;
         self.finish(self.pass(x, prefix, cache, mode)?, mode)
     }
 
@@ -231,7 +263,7 @@ impl Decoder {
         mode: &Mode,
     ) -> candle_core::Result<Tensor> {
         let (_, t, _) = x.dims3()?;
-        let step = self.step(t, prefix, cache.len(), x.device(), mode)?;
+        let step = self.step(t, prefix, cache, mode)?;
         let mut x = mode.dropout(&x)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let keys_values = prefix.and_then(|prefix| prefix.cross(i));
@@ -252,18 +284,17 @@ impl Decoder {
         self.project_out.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, mode))
     }
 
-    /// What the layers need to know of `t` tokens after `past` cached ones.
+    /// What the layers need to know of `t` tokens after what `cache` holds.
     fn step<'a>(
         &self,
         t: usize,
         prefix: Option<&'a EcgPrefix>,
-        past: usize,
-        device: &Device,
+        cache: &Cache,
         mode: &'a Mode<'a>,
     ) -> candle_core::Result<Step<'a>> {
-        let dtype = self.dtype();
+        let (dtype, device, past, pads) = (self.dtype(), self.device(), cache.len(), cache.pads());
         let rotation = match &self.architecture.positions {
-            Positions::Rotary(rope) => Some(rope.rotation(past, t, dtype, device)?),
+            Positions::Rotary(rope) => Some(rope.rotation(past, t, pads, dtype, device)?),
             Positions::Learned { .. } | Positions::Alibi => None,
         };
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
@@ -271,61 +302,13 @@ impl Decoder {
             prefix: prefix.map_or(Ok(0), EcgPrefix::columns)?,
             past,
             t,
+            pads,
         };
         Ok(Step {
             rotation,
             masks: Masks::new(&self.architecture, columns, wide, device)?,
             prefix,
             mode,
-        })
-    }
-
-    /// ids (B, T) -> (B, T, C), without positions.
-    fn embed(&self, ids: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
-        let (b, t) = ids.dims2()?;
-        let tokens = &self.embedding.tokens;
-        let (_, width) = tokens.dims2()?;
-        let x = tokens.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, width))?;
-        let project_in = self.embedding.project_in.as_ref();
-        project_in.map_or(Ok(x.clone()), |projection| projection.forward(&x, mode))
-    }
-
-    /// x (B, T, C) with learned positions from `past` on and the embedding's norm, where the family has them.
-    fn place(&self, mut x: Tensor, past: usize) -> candle_core::Result<Tensor> {
-        let (_, t, _) = x.dims3()?;
-        let Embedding { positions, norm, .. } = &self.embedding;
-        if let (Some(table), Positions::Learned { rows, offset }) = (positions, &self.architecture.positions) {
-            let (from, end) = (past + offset, past + offset + t);
-            if end > *rows {
-                candle_core::bail!(
-                    "text of {} tokens: the decoder has {} positions",
-                    past + t,
-                    rows - offset
-                );
-            }
-            x = x.broadcast_add(&table.narrow(0, from, t)?)?;
-        }
-        norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
-    }
-}
-
-impl Embedding {
-    fn load(body: &Site, a: &Architecture) -> Result<Self> {
-        let names = &a.names;
-        let positions = match (&a.positions, names.learned_positions) {
-            (Positions::Learned { rows, .. }, Some(name)) => {
-                Some(body.pp(name).tensor(&[*rows, a.hidden_size], "weight")?)
-            }
-            _ => None,
-        };
-        let project_in = names.project_in;
-        Ok(Self {
-            tokens: body.pp(names.embed).tensor(&[a.vocab_size, a.embed_size], "weight")?,
-            positions,
-            norm: names.embed_norm.map(|name| body.norm(name)).transpose()?,
-            project_in: project_in
-                .map(|name| body.projection(name, a.embed_size, a.hidden_size, false))
-                .transpose()?,
         })
     }
 }

@@ -81,12 +81,51 @@ pub fn generate_watched(
     options: &DecodeOptions,
     step_done: &dyn Fn(),
 ) -> Result<Vec<Generated>> {
-    let (b, _) = prompt.dims2()?;
+    let (b, t) = prompt.dims2()?;
+    continue_rows(decoder, prompt, &vec![t; b], prefix, stop, options, step_done)
+}
+
+/// As [`generate_watched`], in one batch for prompts of different lengths; none may be empty.
+///
+/// # Errors
+/// A tensor operation that fails.
+pub fn generate_ragged(
+    decoder: &Decoder,
+    prompts: &[&[u32]],
+    prefix: Option<&EcgPrefix>,
+    stop: Option<u32>,
+    options: &DecodeOptions,
+    step_done: &dyn Fn(),
+) -> Result<Vec<Generated>> {
+    let t = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    let padded = prompts.iter().flat_map(|ids| {
+        let padding = std::iter::repeat_n(0, t - ids.len());
+        ids.iter().copied().chain(padding)
+    });
+    let ids = Tensor::from_vec(padded.collect(), (prompts.len(), t), decoder.device())?;
+    let lengths: Vec<usize> = prompts.iter().map(|ids| ids.len()).collect();
+    continue_rows(decoder, &ids, &lengths, prefix, stop, options, step_done)
+}
+
+fn continue_rows(
+    decoder: &Decoder,
+    prompt: &Tensor,
+    lengths: &[usize],
+    prefix: Option<&EcgPrefix>,
+    stop: Option<u32>,
+    options: &DecodeOptions,
+    step_done: &dyn Fn(),
+) -> Result<Vec<Generated>> {
+    let b = lengths.len();
     let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options)).collect();
     let mut cache = decoder.cache();
     let mut ids = prompt.clone();
     for step in 0..options.tokens_max {
-        let logits = decoder.forward_last(&ids, prefix, &mut cache)?; // (B, V)
+        let logits = if step == 0 {
+            decoder.forward_last_of(&ids, lengths, prefix, &mut cache)? // (B, V)
+        } else {
+            decoder.forward_last(&ids, prefix, &mut cache)?
+        };
         let logprobs = candle_nn::ops::log_softmax(&widen(&logits)?, 1)?
             .to_dtype(DType::F32)?
             .to_device(&candle_core::Device::Cpu)?;

@@ -57,35 +57,56 @@ pub fn decoder(config: &DecoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> 
         tensors: BTreeMap::new(),
         rng,
     };
-    let (c, m, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let (q, kv) = (
-        config.num_attention_heads * config.head_dim(),
-        config.kv_heads() * config.head_dim(),
-    );
-    let std = 0.02;
-    let residual = std / ((2 * config.num_hidden_layers) as f32).sqrt();
-    init.normal("model.embed_tokens.weight", &[v, c], std)?;
-    for i in 0..config.num_hidden_layers {
-        let name = format!("model.layers.{i}");
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            init.constant(&format!("{name}.{norm}.weight"), c, 1.0)?;
+    for Start { name, shape, std } in decoder_starts(config) {
+        match std {
+            Some(std) => init.normal(&name, &shape, std)?,
+            None => init.constant(&name, shape.iter().product(), 1.0)?,
         }
-        init.normal(&format!("{name}.self_attn.q_proj.weight"), &[q, c], std)?;
-        init.normal(&format!("{name}.self_attn.k_proj.weight"), &[kv, c], std)?;
-        init.normal(&format!("{name}.self_attn.v_proj.weight"), &[kv, c], std)?;
-        init.normal(&format!("{name}.self_attn.o_proj.weight"), &[c, q], residual)?;
-        init.normal(&format!("{name}.mlp.gate_proj.weight"), &[m, c], std)?;
-        init.normal(&format!("{name}.mlp.up_proj.weight"), &[m, c], std)?;
-        init.normal(&format!("{name}.mlp.down_proj.weight"), &[c, m], residual)?;
-    }
-    init.constant("model.norm.weight", c, 1.0)?;
-    if !config.tie_word_embeddings {
-        init.normal("lm_head.weight", &[v, c], std)?;
     }
     Ok(init.tensors)
 }
 
-/// The own weights of a fusion, below `fusion.`; a prefix has none. The gates are zero, so cross-attention starts as the backbone.
+/// How one tensor of a decoder starts.
+pub struct Start {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Standard deviation of a normal distribution around zero; None for the ones of a norm.
+    pub std: Option<f32>,
+}
+
+/// Every tensor of a LLaMA decoder, in the order in which [`decoder`] draws them.
+pub fn decoder_starts(config: &DecoderConfig) -> Vec<Start> {
+    let (c, m, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    let q = config.num_attention_heads * config.head_dim();
+    let kv = config.kv_heads() * config.head_dim();
+    let std = 0.02;
+    let residual = std / ((2 * config.num_hidden_layers) as f32).sqrt();
+    let mut starts = Vec::new();
+    let mut add = |name: String, shape: &[usize], std| {
+        let (name, shape) = (format!("{name}.weight"), shape.to_vec());
+        starts.push(Start { name, shape, std });
+    };
+    add("model.embed_tokens".to_owned(), &[v, c], Some(std));
+    for i in 0..config.num_hidden_layers {
+        let layer = |part: &str| format!("model.layers.{i}.{part}");
+        add(layer("input_layernorm"), &[c], None);
+        add(layer("post_attention_layernorm"), &[c], None);
+        add(layer("self_attn.q_proj"), &[q, c], Some(std));
+        add(layer("self_attn.k_proj"), &[kv, c], Some(std));
+        add(layer("self_attn.v_proj"), &[kv, c], Some(std));
+        add(layer("self_attn.o_proj"), &[c, q], Some(residual));
+        add(layer("mlp.gate_proj"), &[m, c], Some(std));
+        add(layer("mlp.up_proj"), &[m, c], Some(std));
+        add(layer("mlp.down_proj"), &[c, m], Some(residual));
+    }
+    add("model.norm".to_owned(), &[c], None);
+    if !config.tie_word_embeddings {
+        add("lm_head".to_owned(), &[v, c], Some(std));
+    }
+    starts
+}
+
+/// The own weights of a fusion, below `fusion.`; a prefix has none. The gates are zero: cross-attention starts as the backbone.
 pub fn fusion(fusion: &Fusion, a: &Architecture, ecg_dim: usize, rng: &mut ChaCha8Rng) -> Result<Tensors> {
     let mut init = Init {
         tensors: BTreeMap::new(),

@@ -1,9 +1,11 @@
 //! Layers with exact gradients: linear and 1-D convolution.
 //!
-//! Place: below `encoder`, `projector` and `decoder`. candle's conv1d has a wrong kernel gradient (0.11.1),
-//! so it is composed of operations whose gradients were checked; tests compare each layer with finite differences. Signals are laid out (B, S, C): a convolution is one gather and one matrix product.
+//! Place: below `encoder`, `projector` and `decoder`. candle's conv1d has a wrong kernel gradient (0.11.1), so it is composed of
+//! operations whose gradients were checked; tests compare each layer with finite differences. Signals are laid out (B, S, C): a
+//! convolution is one gather and one matrix product.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{DType, Module, Result, Tensor};
 
 use crate::error::Result as ModelResult;
 use crate::frozen::matmul_t;
@@ -12,8 +14,20 @@ use crate::weights::Weights;
 /// `x W^T + b` over the last axis.
 #[derive(Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+#[derive(Clone)]
+enum Weight {
+    /// (O, I).
+    Dense(Tensor),
+    /// Blocks of small integers with a scale each; serves and never trains.
+    Quantised {
+        product: QMatMul,
+        outputs: usize,
+        inputs: usize,
+    },
 }
 
 impl Linear {
@@ -21,17 +35,48 @@ impl Linear {
     pub fn load(w: &Weights, inputs: usize, outputs: usize) -> ModelResult<Self> {
         let weight = w.get(&[outputs, inputs], "weight")?;
         let bias = w.find("bias").map(|_| w.get(&[outputs], "bias")).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self::new(weight, bias))
     }
 
     /// A weight (O, I) that may be shared with another layer or a view of another layout, and a bias (O).
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        let weight = Weight::Dense(weight);
         Self { weight, bias }
     }
 
+    /// This layer with its weight in blocks of `kind`, or as it is where the inputs are no multiple of a block.
+    pub fn quantised(&self, kind: GgmlDType) -> Result<Self> {
+        let Weight::Dense(weight) = &self.weight else {
+            candle_core::bail!("a quantised weight cannot be quantised again");
+        };
+        let (outputs, inputs) = weight.dims2()?;
+        if !inputs.is_multiple_of(kind.block_size()) {
+            return Ok(self.clone());
+        }
+        let blocks = QTensor::quantize(&weight.contiguous()?, kind)?;
+        let weight = Weight::Quantised {
+            product: QMatMul::from_qtensor(blocks)?,
+            outputs,
+            inputs,
+        };
+        let bias = self.bias.clone();
+        Ok(Self { weight, bias })
+    }
+
     /// (O, I).
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        match &self.weight {
+            Weight::Dense(weight) => weight.dims2(),
+            Weight::Quantised { outputs, inputs, .. } => Ok((*outputs, *inputs)),
+        }
+    }
+
+    /// (O, I), where it is not quantised.
+    pub fn weight(&self) -> Option<&Tensor> {
+        match &self.weight {
+            Weight::Dense(weight) => Some(weight),
+            Weight::Quantised { .. } => None,
+        }
     }
 
     pub fn bias(&self) -> Option<&Tensor> {
@@ -40,9 +85,17 @@ impl Linear {
 
     /// (.., I) -> (.., O).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
+        let (outputs, inputs) = self.dims()?;
         let mut shape = x.dims().to_vec();
-        let y = matmul_t(&x.contiguous()?.reshape(((), inputs))?, &self.weight)?; // (N, O)
+        let rows = x.contiguous()?.reshape(((), inputs))?;
+        let y = match &self.weight {
+            Weight::Dense(weight) => matmul_t(&rows, weight)?, // (N, O)
+            Weight::Quantised { product, .. } if !x.track_op() => {
+                product.forward(&rows.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?
+            }
+            // candle's quantised product has no backward and would lose the gradient without a word
+            Weight::Quantised { .. } => candle_core::bail!("a quantised weight serves and never trains"),
+        };
         let y = self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
         *shape.last_mut().expect("a linear layer's input has at least one axis") = outputs;
         y.reshape(shape)
@@ -54,13 +107,12 @@ impl Linear {
     /// e (B, P, D) with n D = I -> (B, P, O).
     pub fn forward_tiled(&self, e: &Tensor) -> Result<Tensor> {
         let (_, _, d) = e.dims3()?;
-        let (outputs, inputs) = self.weight.dims2()?;
-        let weight = self.weight.reshape((outputs, inputs / d, d))?.sum(1)?; // (O, D)
-        Linear {
-            weight,
-            bias: self.bias.clone(),
-        }
-        .forward(e)
+        let (outputs, inputs) = self.dims()?;
+        let Weight::Dense(weight) = &self.weight else {
+            return self.forward(&e.repeat((1, 1, inputs / d))?);
+        };
+        let weight = weight.reshape((outputs, inputs / d, d))?.sum(1)?; // (O, D)
+        Linear::new(weight, self.bias.clone()).forward(e)
     }
 }
 

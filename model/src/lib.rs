@@ -10,13 +10,16 @@
 //! trainable parameter's gradient equals its finite difference.
 
 pub mod architecture;
+pub mod assemble;
 pub mod attention;
 pub mod batch_norm;
 pub mod bundle;
 pub mod cache;
 pub mod checks;
+pub mod columns;
 pub mod config;
 pub mod decoder;
+mod embedding;
 pub mod encoder;
 pub mod error;
 pub mod evidence;

@@ -8,16 +8,19 @@ use std::collections::BTreeMap;
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::architecture::{Architecture, Positions};
+use crate::columns::Pads;
 
 /// Columns of the scores: P of the prefix, then `past` cached tokens, then `t` new ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Columns {
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
     pub prefix: usize,
     pub past: usize,
     pub t: usize,
+    /// Padding among the cached tokens.
+    pub pads: &'a Pads,
 }
 
-/// Masks of one forward, one for each kind of window, each (T, P + past + T), or (H, T, ..) with ALiBi.
+/// Masks of one forward, one for each kind of window: (T, P + past + T), after axes of rows and heads where these differ.
 pub struct Masks {
     by_window: BTreeMap<Option<usize>, Tensor>,
     prefix: usize,
@@ -57,29 +60,52 @@ impl Masks {
     }
 }
 
-/// (T, P + past + T): zero where visible. A window of w shows the query's own position and the w - 1 before it.
+/// (T, P + past + T), or (B, 1, ..) where rows differ: zero where visible. A window of w shows the query's own position and the
+/// w - 1 before it.
 fn causal(columns: Columns, window: Option<usize>, dtype: DType, device: &Device) -> Result<Tensor> {
-    let Columns { prefix, past, t } = columns;
-    let all = prefix + past + t;
-    let visible = |i: usize, j: usize| {
-        let (query, window) = (past + i, window.unwrap_or(usize::MAX));
-        j < prefix || (j - prefix <= query && query - (j - prefix) < window)
+    let Columns { prefix, past, t, pads } = columns;
+    let (all, window) = (prefix + past + t, window.unwrap_or(usize::MAX));
+    let visible = |row: usize, query: usize, j: usize| {
+        let key = pads.position(row, j - prefix);
+        key.is_some_and(|key| key <= query && query - key < window)
     };
-    let mask: Vec<f32> = (0..t)
-        .flat_map(|i| (0..all).map(move |j| if visible(i, j) { 0.0 } else { f32::MIN }))
-        .collect();
-    Tensor::from_vec(mask, (t, all), device)?.to_dtype(dtype)
+    let mut mask: Vec<f32> = Vec::with_capacity(pads.rows() * t * all);
+    for (i, query) in pads.positions(past, t).into_iter().enumerate() {
+        let row = i / t;
+        mask.extend((0..all).map(|j| {
+            if j < prefix || visible(row, query, j) {
+                0.0
+            } else {
+                f32::MIN
+            }
+        }));
+    }
+    let shape = if pads.is_empty() {
+        vec![t, all]
+    } else {
+        vec![pads.rows(), 1, t, all]
+    };
+    Tensor::from_vec(mask, shape, device)?.to_dtype(dtype)
 }
 
-/// (H, 1, P + past + T): slope times the key's text position, zero on the prefix.
+/// (H, 1, P + past + T), or (B, H, 1, ..) where rows differ: slope times the key's text position, zero on the prefix.
 fn alibi(heads: usize, columns: Columns, dtype: DType, device: &Device) -> Result<Tensor> {
-    let Columns { prefix, past, t } = columns;
+    let Columns { prefix, past, t, pads } = columns;
     let text = past + t;
-    let bias: Vec<f32> = slopes(heads)
-        .into_iter()
-        .flat_map(|slope| std::iter::repeat_n(0.0, prefix).chain((0..text).map(move |j| (slope * j as f64) as f32)))
-        .collect();
-    Tensor::from_vec(bias, (heads, 1, prefix + text), device)?.to_dtype(dtype)
+    let slopes = slopes(heads);
+    let mut bias: Vec<f32> = Vec::with_capacity(pads.rows() * heads * (prefix + text));
+    for row in 0..pads.rows() {
+        for slope in &slopes {
+            bias.extend(std::iter::repeat_n(0.0, prefix));
+            bias.extend((0..text).map(|j| (slope * pads.position(row, j).unwrap_or(0) as f64) as f32));
+        }
+    }
+    let shape = if pads.is_empty() {
+        vec![heads, 1, prefix + text]
+    } else {
+        vec![pads.rows(), heads, 1, prefix + text]
+    };
+    Tensor::from_vec(bias, shape, device)?.to_dtype(dtype)
 }
 
 /// One slope a head: powers of 2^(-8 / n) for the largest power of two n <= heads, then every other power of 2^(-4 / n).
@@ -108,6 +134,7 @@ mod tests {
             prefix: 1,
             past: 2,
             t: 2,
+            pads: &Pads::default(),
         };
         let mask = causal(columns, Some(2), DType::F32, &Device::Cpu)?.to_vec2::<f32>()?;
         let visible: Vec<Vec<bool>> = mask.iter().map(|row| row.iter().map(|&v| v == 0.0).collect()).collect();

@@ -3,7 +3,6 @@
 //! Place: owned by the node's device thread. Invariant: on the CPU every recording is drafted by itself, so its text does
 //! not depend on its batch, bit for bit; several recordings run side by side on the machine's cores.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -17,7 +16,7 @@ use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::fusion::Fusion;
-use crate::generate::{DecodeOptions, Finish, Generated, generate_watched};
+use crate::generate::{DecodeOptions, Finish, Generated, generate_ragged};
 use crate::lora::Adapter;
 use crate::mode::Mode;
 use crate::projector::Projector;
@@ -174,21 +173,40 @@ impl Drafting {
         options: &DecodeOptions,
         step_done: StepDone<'_>,
     ) -> Result<Vec<Drafted>> {
+        if !self.device.is_cpu() {
+            return self.draft_batch(ecgs, adapters, options, step_done);
+        }
+        self.draft_singly(&self.rows(ecgs, adapters)?, options, step_done)
+    }
+
+    /// As [`Self::draft_with`], in one batch whatever the device.
+    ///
+    /// # Errors
+    /// As [`Self::draft`].
+    pub fn draft_batch(
+        &self,
+        ecgs: &[EcgInput],
+        adapters: &[Option<&Adapter>],
+        options: &DecodeOptions,
+        step_done: StepDone<'_>,
+    ) -> Result<Vec<Drafted>> {
+        if ecgs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.draft_rows(&self.rows(ecgs, adapters)?, options, step_done)
+    }
+
+    fn rows<'a>(&self, ecgs: &'a [EcgInput], adapters: &[Option<&'a Adapter>]) -> Result<Vec<Row<'a>>> {
         let rows = ecgs.iter().zip(adapters).enumerate();
-        let rows = rows.map(|(index, (ecg, adapter))| {
+        rows.map(|(index, (ecg, adapter))| {
             Ok(Row {
                 index,
                 ecg,
                 adapter: *adapter,
                 prompt: self.instruction_ids(ecg)?,
             })
-        });
-        let rows: Vec<Row> = rows.collect::<Result<_>>()?;
-        if self.device.is_cpu() {
-            self.draft_singly(&rows, options, step_done)
-        } else {
-            self.draft_together(rows, options, step_done)
-        }
+        })
+        .collect()
     }
 
     /// Each row by itself, on the machine's cores side by side.
@@ -214,45 +232,28 @@ impl Drafting {
         Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
-    /// One batch for each length of prompt, so that no row is padded.
-    fn draft_together(&self, rows: Vec<Row>, options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
-        let mut by_length: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
-        for row in rows {
-            by_length.entry(row.prompt.len()).or_default().push(row);
-        }
-        let mut drafts: Vec<(usize, Drafted)> = Vec::new();
-        for rows in by_length.into_values() {
-            let drafted = self.draft_rows(&rows, options, step_done)?;
-            drafts.extend(rows.iter().map(|row| row.index).zip(drafted));
-        }
-        drafts.sort_by_key(|(index, _)| *index);
-        Ok(drafts.into_iter().map(|(_, draft)| draft).collect())
-    }
-
     fn instruction_ids(&self, ecg: &EcgInput) -> Result<Vec<u32>> {
         let evidence = self.evidence.words(&ecg.measurements);
         self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
     }
 
-    /// One batch of rows whose prompts have one length.
     fn draft_rows(&self, rows: &[Row], options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
         let places: Vec<usize> = rows.iter().map(|row| row.index).collect();
         let ecgs: Vec<&EcgInput> = rows.iter().map(|row| row.ecg).collect();
         let e = self.model.embed(&self.input(&ecgs, places[0])?, &Mode::Eval)?;
         let decoder = self.decoder_for(rows)?;
         let prefix = decoder.prefix(&e)?;
-        let ids: Vec<u32> = rows.iter().flat_map(|row| row.prompt.iter().copied()).collect();
-        let t = ids.len() / rows.len();
-        let prompt = Tensor::from_vec(ids, (rows.len(), t), &self.device)?;
-        let rows = generate_watched(
+        let prompts: Vec<&[u32]> = rows.iter().map(|row| row.prompt.as_slice()).collect();
+        let generated = generate_ragged(
             &decoder,
-            &prompt,
+            &prompts,
             Some(&prefix),
             Some(self.tokenizer.stop()),
             options,
             &|| step_done(&places),
         )?;
-        rows.into_iter().map(|row| self.drafted(&row, t)).collect()
+        let drafts = generated.iter().zip(&prompts);
+        drafts.map(|(row, prompt)| self.drafted(row, prompt.len())).collect()
     }
 
     fn decoder_for(&self, rows: &[Row]) -> Result<Decoder> {

@@ -3,6 +3,8 @@
 //! Place: every matrix of `attention`, `decoder` and the output head is one. Invariant: its name is the module's path in
 //! transformers, whatever the checkpoint left out of it, so that adapters find it.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
 use crate::architecture::{Architecture, Orientation};
@@ -15,7 +17,7 @@ use crate::weights::Weights;
 /// `x W^T + b`, and what adapters add to it, by name.
 #[derive(Clone)]
 pub struct Projection {
-    name: String,
+    name: Arc<str>,
     linear: Linear,
     shares: Vec<Share>,
 }
@@ -36,7 +38,7 @@ pub(crate) struct Share {
 impl Projection {
     pub fn new(name: String, linear: Linear) -> Self {
         Self {
-            name,
+            name: name.into(),
             linear,
             shares: Vec::new(),
         }
@@ -81,7 +83,7 @@ impl Projection {
             share.add(y, e, |e| {
                 if mode.drops(share.dropout) {
                     // every copy of e in the tile is dropped by itself, so there is nothing to collapse
-                    let (_, inputs) = share.a.weight().dims2()?;
+                    let (_, inputs) = share.a.dims()?;
                     let (_, _, d) = e.dims3()?;
                     let x = mode.dropout_of(&e.repeat((1, 1, inputs / d))?, share.dropout)?;
                     share.b.forward(&share.a.forward(&x)?)
@@ -96,7 +98,7 @@ impl Projection {
 impl Share {
     /// `y + scale f(x)` in this share's rows, computed in the adapter's type and added in y's.
     fn add(&self, y: Tensor, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let x = x.to_dtype(self.a.weight().dtype())?;
+        let x = x.to_dtype(self.a.weight().map_or(x.dtype(), Tensor::dtype))?;
         let change = |x: &Tensor| (f(x)? * self.scale)?.to_dtype(y.dtype());
         match &self.rows {
             None => &y + change(&x)?,

@@ -7,6 +7,7 @@
 use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::columns::Pads;
 use crate::error::{Error, Result};
 
 /// `rope_scaling` (older) or `rope_parameters` (newer) of config.json.
@@ -14,8 +15,11 @@ use crate::error::{Error, Result};
 pub struct RopeParameters {
     #[serde(default)]
     pub rope_theta: Option<f64>,
-    #[serde(default, alias = "type")]
+    #[serde(default)]
     pub rope_type: Option<String>,
+    /// Older name of `rope_type`; some configs have both.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub older_type: Option<String>,
     #[serde(default)]
     pub factor: Option<f64>,
     #[serde(default)]
@@ -63,7 +67,7 @@ impl Rope {
         let Some(p) = scaling else { return Ok(rope) };
         let factor = p.factor.unwrap_or(1.0);
         let frequencies = rope.inverse_frequencies.iter_mut();
-        match p.rope_type.as_deref() {
+        match p.rope_type.as_deref().or(p.older_type.as_deref()) {
             None | Some("default") => {}
             Some("linear") => frequencies.for_each(|f| *f /= factor),
             Some("llama3") => {
@@ -87,17 +91,29 @@ impl Rope {
         2 * self.inverse_frequencies.len()
     }
 
-    /// Rotations of positions `from .. from + t`.
-    pub fn rotation(&self, from: usize, t: usize, dtype: DType, device: &Device) -> candle_core::Result<Rotation> {
+    /// Rotations of columns `from .. from + t`.
+    pub fn rotation(
+        &self,
+        from: usize,
+        t: usize,
+        pads: &Pads,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Rotation> {
         let half = self.inverse_frequencies.len();
-        let angles: Vec<f64> = (from..from + t)
+        let angles: Vec<f64> = pads
+            .positions(from, t)
+            .into_iter()
             .flat_map(|position| self.inverse_frequencies.iter().map(move |f| position as f64 * f))
             .collect();
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f64> = angles.iter().map(|&a| f(a)).collect();
-            Tensor::from_vec(values, (t, half), &Device::Cpu)?
-                .to_dtype(dtype)?
-                .to_device(device)
+            let table = if pads.is_empty() {
+                Tensor::from_vec(values, (t, half), &Device::Cpu)?
+            } else {
+                Tensor::from_vec(values, (pads.rows(), 1, t, half), &Device::Cpu)?
+            };
+            table.to_dtype(dtype)?.to_device(device)
         };
         Ok(Rotation {
             cos: table(f64::cos)?,
@@ -119,7 +135,7 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f6
     }
 }
 
-/// Cosines and sines of one step's positions, each (T, dims / 2).
+/// Cosines and sines of one step's positions, each (T, dims / 2), or (B, 1, T, dims / 2) where rows differ.
 pub struct Rotation {
     cos: Tensor,
     sin: Tensor,

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -35,7 +37,15 @@ impl Weights {
     pub fn load(paths: &[&Path], dtype: DType, device: &Device) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for path in paths {
-            for (name, tensor) in candle_core::safetensors::load(path, &Device::Cpu)? {
+            let bytes = files::read(path)?;
+            let file = SafeTensors::deserialize(&bytes).map_err(candle_core::Error::from)?;
+            // boolean tensors are masks that old checkpoints carry along, never weights
+            for (name, view) in file
+                .tensors()
+                .into_iter()
+                .filter(|(_, view)| view.dtype() != Dtype::BOOL)
+            {
+                let tensor = view.load(&Device::Cpu)?;
                 let tensor = if tensor.dtype().is_float() {
                     tensor.to_dtype(dtype)?
                 } else {

@@ -140,6 +140,20 @@ fn each_request_gets_its_own_adapter_or_the_bundles() {
 }
 
 #[test]
+fn one_batch_drafts_the_texts_of_its_requests_alone() {
+    let base = load(&shipped());
+    let (one, options) = (adapter(&base, 1), DecodeOptions::default());
+    let adapters = [None, Some(&one)];
+    let texts = |drafts: Vec<model::meit::Drafted>| drafts.into_iter().map(|draft| draft.text).collect::<Vec<_>>();
+    let drafting = base.drafting();
+    let together = texts(drafting.draft_batch(&ecgs(), &adapters, &options, &|_| {}).unwrap());
+    assert_eq!(
+        together,
+        texts(drafting.draft_with(&ecgs(), &adapters, &options, &|_| {}).unwrap())
+    );
+}
+
+#[test]
 fn a_swap_changes_the_next_batch_and_leaves_the_running_one() {
     let base = load(&shipped());
     let dir = tempfile::tempdir().unwrap();

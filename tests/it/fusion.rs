@@ -10,7 +10,7 @@ use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::fusion::Fusion;
-use model::generate::{DecodeOptions, generate};
+use model::generate::{DecodeOptions, generate, generate_ragged};
 use model::init;
 use model::mode::Mode;
 use model::weights::Weights;
@@ -227,6 +227,39 @@ fn every_fusion_generates_in_a_batch_what_it_generates_alone() {
         let together = continued(0, 2);
         assert_eq!(together, [continued(0, 1), continued(1, 1)].concat(), "{}", fused.name);
         assert!(together.iter().all(|ids| ids.len() == options.tokens_max));
+    });
+}
+
+#[test]
+fn every_fusion_continues_prompts_of_different_lengths_as_each_alone() {
+    for_each(0.3, |fused, _| {
+        let options = DecodeOptions {
+            tokens_max: 4,
+            ..DecodeOptions::default()
+        };
+        let prompts: [&[u32]; 2] = [&[3, 9, 4, 17, 5], &[8, 3]];
+        let continued = |from: usize, n: usize| {
+            let prefix = fused
+                .decoder
+                .prefix(&fused.ecg.as_tensor().narrow(0, from, n).unwrap())
+                .unwrap();
+            let rows = generate_ragged(
+                &fused.decoder,
+                &prompts[from..from + n],
+                Some(&prefix),
+                None,
+                &options,
+                &|| {},
+            )
+            .unwrap();
+            rows.into_iter().map(|row| row.ids).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            continued(0, 2),
+            [continued(0, 1), continued(1, 1)].concat(),
+            "{}",
+            fused.name
+        );
     });
 }
 

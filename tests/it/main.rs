@@ -7,6 +7,7 @@
 
 mod adapters;
 mod api;
+mod assemble;
 mod broker;
 mod dashboards;
 mod deploy;
@@ -17,6 +18,7 @@ mod gradient;
 mod kafka;
 mod nightly;
 mod node;
+mod quantised;
 mod review;
 mod rig;
 mod stream;

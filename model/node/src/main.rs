@@ -3,6 +3,8 @@
 //! Place: the command line around [`node::run`].
 //! Invariant: holds no logic; a bad setting, bundle or device exits before anything is read.
 
+mod bundles;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use service::telemetry::Meter;
 #[command(name = "meit-node", version)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<service::settings::show::Command>,
+    command: Option<Command>,
     /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -37,11 +39,23 @@ struct Arguments {
     device: Option<String>,
 }
 
+/// What to do instead of drafting.
+#[derive(clap::Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Settings(service::settings::show::Command),
+    /// Makes, checks and shows bundles.
+    #[command(subcommand)]
+    Bundle(bundles::Command),
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(command) = &arguments.command {
-        return Ok(command.run::<NodeSettings>("node")?);
+    match arguments.command {
+        None => {}
+        Some(Command::Settings(command)) => return Ok(command.run::<NodeSettings>("node")?),
+        Some(Command::Bundle(command)) => return command.run(),
     }
     service::telemetry::init_tracing("info");
     let mut settings: NodeSettings =

@@ -10,29 +10,33 @@ use crate::error::Result;
 #[derive(Deserialize)]
 pub(super) struct Config {
     vocab_size: usize,
-    #[serde(alias = "n_embed")]
-    hidden_size: usize,
-    #[serde(alias = "num_hidden_layers")]
-    n_layer: usize,
-    #[serde(alias = "num_attention_heads")]
-    n_head: usize,
+    hidden_size: Option<usize>,
+    n_layer: Option<usize>,
+    n_head: Option<usize>,
+    /// Older configs have these names instead of the three above, or beside them.
+    n_embed: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
     layer_norm_epsilon: Option<f64>,
     apply_residual_connection_post_layernorm: Option<bool>,
     tie_word_embeddings: Option<bool>,
 }
 
 pub(super) fn architecture(c: Config) -> Result<Architecture> {
-    let head_dim = super::head_dim(c.hidden_size, c.n_head)?;
+    let hidden_size = super::required("hidden_size", c.n_embed.or(c.hidden_size))?;
+    let layers = super::required("n_layer", c.n_layer.or(c.num_hidden_layers))?;
+    let heads = super::required("n_head", c.n_head.or(c.num_attention_heads))?;
+    let head_dim = super::head_dim(hidden_size, heads)?;
     Ok(Architecture {
         model_type: "bloom".to_owned(),
         vocab_size: c.vocab_size,
-        hidden_size: c.hidden_size,
-        embed_size: c.hidden_size,
-        mlp_size: 4 * c.hidden_size,
-        heads: c.n_head,
-        kv_heads: c.n_head,
+        hidden_size,
+        embed_size: hidden_size,
+        mlp_size: 4 * hidden_size,
+        heads,
+        kv_heads: heads,
         head_dim,
-        layers: super::layers(c.n_layer, head_dim, None),
+        layers: super::layers(layers, head_dim, None),
         norm: Norm::Layer {
             eps: c.layer_norm_epsilon.unwrap_or(1e-5),
             affine: true,

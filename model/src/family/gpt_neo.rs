@@ -17,7 +17,7 @@ pub(super) struct Config {
     num_layers: usize,
     num_heads: usize,
     /// Kinds of layers and how often each list repeats.
-    attention_types: Vec<(Vec<String>, usize)>,
+    attention_types: Option<Vec<(Vec<String>, usize)>>,
     intermediate_size: Option<usize>,
     window_size: Option<usize>,
     activation_function: Option<String>,
@@ -83,7 +83,9 @@ pub(super) fn architecture(c: Config) -> Result<Architecture> {
 }
 
 fn layers(c: &Config) -> Result<Vec<LayerShape>> {
-    let repeated = c.attention_types.iter();
+    let usual = || vec![(vec!["global".to_owned(), "local".to_owned()], 12)];
+    let types = c.attention_types.clone().unwrap_or_else(usual);
+    let repeated = types.iter();
     let kinds: Vec<&String> = repeated
         .flat_map(|(kinds, times)| kinds.iter().cycle().take(kinds.len() * times))
         .collect();

@@ -47,6 +47,18 @@ fn parse<T: DeserializeOwned>(json: &Value) -> Result<T> {
     T::deserialize(json).map_err(|source| Error::DecoderConfig { source })
 }
 
+/// A size that has two names in configs of different ages.
+///
+/// # Errors
+/// [`Error::Config`] where neither is there.
+fn required(key: &'static str, value: Option<usize>) -> Result<usize> {
+    value.ok_or_else(|| Error::Config {
+        key,
+        value: "missing".to_owned(),
+        bound: "must be given".to_owned(),
+    })
+}
+
 /// Layers that are all alike, with scores scaled by one over the square root of the head dimension.
 fn layers(count: usize, head_dim: usize, window: Option<usize>) -> Vec<LayerShape> {
     let shape = LayerShape {
@@ -70,3 +82,6 @@ fn head_dim(hidden: usize, heads: usize) -> Result<usize> {
         bound: format!("must divide the hidden size, {hidden}"),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,13 @@ impl Decoder {
                 continue;
             };
             let delta = (factors.b.matmul(&factors.a)? * (sign * factors.scale))?; // (O, I)
-            let weight = projection.linear().weight();
+            let Some(weight) = projection.linear().weight() else {
+                return Err(Error::Config {
+                    key: "adapter",
+                    value: projection.name().to_owned(),
+                    bound: "a quantised weight cannot be merged; merge first, then quantise".to_owned(),
+                });
+            };
             let moved = (weight.to_dtype(wider(weight.dtype()))? + delta)?.to_dtype(weight.dtype())?;
             let bias = projection.linear().bias().cloned();
             projection.set_linear(Linear::new(moved, bias));

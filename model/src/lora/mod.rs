@@ -243,7 +243,7 @@ fn targeted(config: &AdapterConfig, decoder: &Decoder) -> Result<Vec<(String, us
     let mut found = Vec::new();
     for projection in decoder.projections() {
         if config.targets(projection.name(), projection.name() == head)? {
-            let (outputs, inputs) = projection.linear().weight().dims2()?;
+            let (outputs, inputs) = projection.linear().dims()?;
             found.push((projection.name().to_owned(), inputs, outputs));
         }
     }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::family::MODEL_TYPES;
-use model::generate::{DecodeOptions, generate};
+use model::generate::{DecodeOptions, generate, generate_ragged};
 use model::mode::Mode;
 use model::prefix::EcgPrefix;
 use model::weights::Weights;
@@ -105,6 +105,27 @@ fn greedy_continuations_equal_transformers() {
             let rows = generate(&golden.decoder, &golden.prompt(row), Some(&prefix), None, &options).unwrap();
             let got: Vec<i64> = rows[0].ids.iter().map(|&id| i64::from(id)).collect();
             assert_eq!(&got, expected, "{} row {row}", golden.name);
+        }
+    });
+}
+
+#[test]
+fn prompts_of_different_lengths_continue_in_one_batch_as_each_does_alone() {
+    for_each(|golden| {
+        let expected: Vec<Vec<i64>> = tensor(&golden.io, "greedy_ecg").to_vec2().unwrap();
+        let prompts: Vec<Vec<u32>> = (0..expected.len())
+            .map(|row| golden.prompt(row).flatten_all().unwrap().to_vec1().unwrap())
+            .collect();
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let options = DecodeOptions {
+            tokens_max: expected[0].len(),
+            ..DecodeOptions::default()
+        };
+        let prefix = golden.decoder.prefix(&golden.ecg).unwrap();
+        let rows = generate_ragged(&golden.decoder, &prompts, Some(&prefix), None, &options, &|| {}).unwrap();
+        for (row, expected) in rows.iter().zip(&expected) {
+            let got: Vec<i64> = row.ids.iter().map(|&id| i64::from(id)).collect();
+            assert_eq!(&got, expected, "{}", golden.name);
         }
     });
 }

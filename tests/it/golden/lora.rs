@@ -194,6 +194,29 @@ fn only_the_adapter_has_gradients() {
 }
 
 #[test]
+fn a_half_precision_base_trains_an_f32_adapter() {
+    for_each(|golden| {
+        let weights = Weights::load_checkpoint(&golden.dir, DType::BF16, &Device::Cpu).unwrap();
+        let decoder = Decoder::load(&weights, golden.decoder.architecture()).unwrap();
+        let (adapter, vars) = Adapter::load(&golden.dir.join("adapter"), &decoder)
+            .map(|adapter| adapter.trainable().unwrap())
+            .unwrap();
+        let adapted = decoder.with_adapter(&adapter);
+        let loss = golden.loss(&logits(&adapted, &golden.ids, &golden.ecg));
+        // bf16 keeps eight bits of a weight
+        check(golden, &loss, &tensor(&golden.io, "loss_0"), 0.1, "loss_0");
+        let grads = loss.backward().unwrap();
+        for (name, var) in &vars {
+            let grad = grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
+            assert_eq!((var.dtype(), grad.dtype()), (DType::F32, DType::F32), "{name}");
+            let expected = tensor(&golden.io, &format!("grad0.{name}"));
+            let limit = 0.2 * largest(&expected).max(1e-2);
+            check(golden, grad, &expected, limit, name);
+        }
+    });
+}
+
+#[test]
 fn a_saved_adapter_loads_to_the_same_logits_bit_for_bit() {
     for_each(|golden| {
         let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,10 @@
 //! says over what and by which clock.
 
 pub mod dsp;
+pub mod infer;
+mod shape;
 pub mod stream;
+pub mod train;
 
 /// Arguments of `meit bench`.
 #[derive(clap::Args, Debug)]
@@ -20,6 +23,10 @@ enum Part {
     Dsp(dsp::Arguments),
     /// Packets through Kafka and the agent, beside the same bytes through a bare consumer and producer.
     Stream(stream::Arguments),
+    /// Decoding by a decoder of a named size with random weights.
+    Infer(infer::Arguments),
+    /// Training an adapter on a decoder of a named size with random weights.
+    Train(train::Arguments),
 }
 
 /// Measures the part and prints one JSON object.
@@ -30,5 +37,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.part {
         Part::Dsp(arguments) => dsp::run(arguments),
         Part::Stream(arguments) => stream::run(arguments),
+        Part::Infer(arguments) => infer::run(arguments),
+        Part::Train(arguments) => train::run(arguments),
     }
 }

@@ -1,0 +1,144 @@
+//! `meit bench train`: seconds a step of training an adapter on a decoder with random weights.
+//!
+//! Place: the same forward, frozen base, f32 adapter variables and optimiser as the pipeline's. Invariant: a step is forward,
+//! backward and update; its time is the wall clock's, the median of the steps after the first.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use candle_core::{DType, Tensor};
+use model::decoder::Decoder;
+use model::lora::{Adapter, AdapterConfig, Targets};
+use model::mode::Mode;
+use pipeline::optimizer::AdamW;
+use rand::SeedableRng;
+use serde::Serialize;
+
+use super::shape::{Shape, WeightType};
+
+const LEARNING_RATE: f64 = 1e-4;
+
+/// Arguments of `meit bench train`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[arg(long, value_enum, default_value = "110m")]
+    shape: Shape,
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: WeightType,
+    /// Rank of the adapter, on every linear layer but the head.
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Tokens of a row.
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// cpu, or cuda in a build that has it.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Figures {
+    seconds_per_step: f64,
+    tokens_per_s: f64,
+    /// Largest resident memory of this process, the base's weights included.
+    peak_rss_mb: f64,
+    /// Not measured: null.
+    peak_device_mb: Option<f64>,
+    adapter_parameters: usize,
+    loss_first: f32,
+    loss_last: f32,
+    shape: String,
+    dtype: String,
+    rank: usize,
+    batch: usize,
+    tokens: usize,
+    steps: usize,
+    device: String,
+}
+
+/// Measures and prints one JSON object.
+///
+/// # Errors
+/// A size of zero; a device that is not there; a loss that is not finite; a tensor operation that fails.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    ensure!(
+        arguments.batch > 0 && arguments.tokens > 1 && arguments.steps > 1,
+        "--batch must be at least 1, --tokens and --steps at least 2"
+    );
+    let device = super::shape::device(&arguments.device)?;
+    let quantised = matches!(arguments.dtype, WeightType::Q8 | WeightType::Q4);
+    ensure!(!quantised, "--dtype is quantised: such weights serve and never train");
+    let base = arguments.shape.decoder(arguments.dtype, &device)?;
+    let alpha = 2.0 * arguments.rank as f64;
+    let config = AdapterConfig::new(arguments.rank, alpha, Targets::Pattern("all-linear".to_owned()));
+    let fresh = Adapter::fresh(config, &base, &mut rand_chacha::ChaCha8Rng::seed_from_u64(1))?;
+    let (adapter, vars) = fresh.trainable()?;
+    let decoder = base.with_adapter(&adapter);
+    let vocabulary = base.architecture().vocab_size as f32;
+    let ids = Tensor::rand(0f32, vocabulary, (arguments.batch, arguments.tokens), &device)?.to_dtype(DType::U32)?;
+    let mut optimizer = AdamW::default();
+    let (mut times, mut losses) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.steps {
+        let started = Instant::now();
+        let loss = loss(&decoder, &ids)?;
+        let grads = loss.backward()?;
+        for (name, var) in &vars {
+            let grad = grads.get(var).with_context(|| format!("no gradient for {name}"))?;
+            optimizer.update(name, var, grad, LEARNING_RATE, 0.0)?;
+        }
+        losses.push(loss.to_scalar::<f32>()?);
+        times.push(started.elapsed().as_secs_f64());
+    }
+    ensure!(
+        losses.iter().all(|loss| loss.is_finite()),
+        "a loss is not finite: {losses:?}"
+    );
+    let seconds_per_step = median(&mut times[1..]);
+    let figures = Figures {
+        seconds_per_step,
+        tokens_per_s: (arguments.batch * arguments.tokens) as f64 / seconds_per_step,
+        peak_rss_mb: peak_rss_mb()?,
+        peak_device_mb: None,
+        adapter_parameters: adapter.parameters(),
+        loss_first: losses[0],
+        loss_last: losses[losses.len() - 1],
+        shape: format!("{:?}", arguments.shape),
+        dtype: format!("{:?}", arguments.dtype).to_lowercase(),
+        rank: arguments.rank,
+        batch: arguments.batch,
+        tokens: arguments.tokens,
+        steps: arguments.steps,
+        device: arguments.device.clone(),
+    };
+    println!("{}", serde_json::to_string_pretty(&figures)?);
+    Ok(())
+}
+
+/// Mean negative log likelihood of every token after the first.
+fn loss(decoder: &Decoder, ids: &Tensor) -> anyhow::Result<Tensor> {
+    let (_, t) = ids.dims2()?;
+    let inputs = ids.narrow(1, 0, t - 1)?.contiguous()?;
+    let targets = ids.narrow(1, 1, t - 1)?.contiguous()?.unsqueeze(2)?;
+    let logits = decoder.forward(&inputs, None, &mut decoder.cache(), &Mode::Eval)?;
+    let picked = logits.gather(&targets, 2)?.squeeze(2)?;
+    Ok((logits.log_sum_exp(2)? - picked)?.mean_all()?)
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// VmHWM of /proc/self/status.
+fn peak_rss_mb() -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+    let kib: f64 = kib.context("VmHWM in /proc/self/status")?.trim().parse()?;
+    Ok(kib * 1024.0 / 1e6)
+}

@@ -1,0 +1,141 @@
+//! `meit-node bundle`: makes, checks and shows bundles.
+//!
+//! Place: before a node is started; reads and writes files alone. Invariant: what `create` leaves behind was loaded once, and
+//! `verify` loads as the node does.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use ecg::lead::Lead;
+use model::assemble::{Parts, assemble};
+use model::bundle::{Bundle, Manifest};
+use model::config::EncoderConfig;
+use model::fusion::Fusion;
+use model::weights::Weights;
+
+/// What to do with a bundle.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Makes a bundle of a Hugging Face checkpoint, an encoder and, where given, an adapter.
+    Create(Create),
+    /// Loads a bundle as the node does, hashes and shapes checked, and prints its id.
+    Verify(Existing),
+    /// Prints a bundle's manifest with its id, its decoder and its adapter.
+    Show(Existing),
+}
+
+/// A bundle that is there.
+#[derive(clap::Args)]
+pub struct Existing {
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Parts of a bundle to be made.
+#[derive(clap::Args)]
+pub struct Create {
+    /// Directory with config.json, tokenizer.json and model.safetensors, or an index and its shards.
+    #[arg(long, value_name = "HF_DIR")]
+    base: PathBuf,
+    /// safetensors of encoder and projector, and of a fusion's own weights.
+    #[arg(long, value_name = "FILE")]
+    encoder: PathBuf,
+    /// JSON of the encoder's sizes; without it they are read from the tensors, as of a reference checkpoint.
+    #[arg(long, value_name = "FILE")]
+    encoder_config: Option<PathBuf>,
+    /// ECG tokens, P, where no encoder config says so.
+    #[arg(long, default_value_t = 1)]
+    tokens: usize,
+    /// Adapter directory as peft writes it.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// How the ECG enters the decoder, as in bundle.json, such as {"kind": "input"}; without it a prefix in every layer.
+    #[arg(long, value_name = "JSON")]
+    fusion: Option<String>,
+    #[arg(long)]
+    name: String,
+    /// Prompt of every draft.
+    #[arg(long, default_value = "write the report of this ecg")]
+    prompt: String,
+    /// Millivolts beyond which the input is clipped.
+    #[arg(long, default_value_t = 5.0)]
+    clip_mv: f32,
+    /// Directory of the new bundle.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Command {
+    /// # Errors
+    /// A part that cannot be read or written; a bundle that does not load.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Create(create) => create.run(),
+            Command::Verify(Existing { dir }) => {
+                println!("{}", load(&dir)?.id());
+                Ok(())
+            }
+            Command::Show(Existing { dir }) => show(&load(&dir)?),
+        }
+    }
+}
+
+fn load(dir: &std::path::Path) -> anyhow::Result<Bundle> {
+    Bundle::load(dir, &Device::Cpu).with_context(|| format!("load bundle {}", dir.display()))
+}
+
+fn show(bundle: &Bundle) -> anyhow::Result<()> {
+    let drafting = bundle.drafting();
+    let architecture = drafting.model.decoder.architecture();
+    let adapter = drafting.adapter.as_ref();
+    let adapter = adapter.map(|adapter| {
+        serde_json::json!({"sha256": adapter.sha256(), "parameters": adapter.parameters(), "modules": adapter.modules().count(),
+            "r": adapter.config().r, "lora_alpha": adapter.config().lora_alpha})
+    });
+    let json = serde_json::json!({
+        "id": bundle.id(),
+        "decoder": {"model_type": architecture.model_type, "hidden_size": architecture.hidden_size,
+            "layers": architecture.layers.len(), "heads": architecture.heads, "kv_heads": architecture.kv_heads,
+            "vocab_size": architecture.vocab_size},
+        "adapter": adapter,
+        "manifest": bundle.manifest(),
+    });
+    println!("{}", serde_json::to_string_pretty(&json)?);
+    Ok(())
+}
+
+impl Create {
+    fn run(self) -> anyhow::Result<()> {
+        let fusion = self.fusion.as_deref().map(serde_json::from_str::<Fusion>);
+        let manifest = Manifest {
+            format: String::new(),
+            name: self.name.clone(),
+            encoder: self.encoder_config()?,
+            fusion: fusion.transpose().context("parse --fusion")?.unwrap_or_default(),
+            lead_order: Lead::ALL.iter().map(|lead| lead.name().to_owned()).collect(),
+            clip_mv: self.clip_mv,
+            chain: ecg::dsp::DspConfig::default().chain_name(),
+            prompt: self.prompt.clone(),
+            evidence: Default::default(),
+            parts: Default::default(),
+        };
+        let parts = Parts {
+            base: &self.base,
+            encoder: &self.encoder,
+            adapter: self.adapter.as_deref(),
+        };
+        let bundle = assemble(&parts, manifest, &self.out).context("make the bundle")?;
+        println!("{}", bundle.id());
+        Ok(())
+    }
+
+    fn encoder_config(&self) -> anyhow::Result<EncoderConfig> {
+        let Some(path) = &self.encoder_config else {
+            let weights = Weights::load(&[&self.encoder], DType::F32, &Device::Cpu).context("read --encoder")?;
+            return EncoderConfig::from_weights(&weights, self.tokens).context("read sizes from --encoder");
+        };
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))
+    }
+}

@@ -1,0 +1,124 @@
+//! A bundle from its parts: a Hugging Face checkpoint, an encoder, and where there is one an adapter.
+//!
+//! Place: `meit-node bundle create`; what comes out is what `bundle` loads. Invariant: the base's tensors keep their type and
+//! values; where the template's special tokens are new, each table of the vocabulary gains a row for each, the mean of its rows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::safetensors::Load;
+use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use tokenizers::{AddedToken, Tokenizer};
+
+use crate::architecture::Architecture;
+use crate::bundle::{self, Bundle, Manifest};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::prompt::{ASSISTANT, PAD, STOP, USER};
+use crate::weights;
+
+/// Where the parts of a bundle lie.
+pub struct Parts<'a> {
+    /// Directory of config.json, tokenizer.json and the weights, in one file or in shards.
+    pub base: &'a Path,
+    /// safetensors of encoder and projector, and of a fusion's own weights.
+    pub encoder: &'a Path,
+    /// Directory as peft writes it.
+    pub adapter: Option<&'a Path>,
+}
+
+/// Writes a bundle into `out` and loads it; returns it.
+///
+/// # Errors
+/// A part that cannot be read or written; a bundle that does not load.
+pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path) -> Result<Bundle> {
+    let tokens = write_tokenizer(&parts.base.join(bundle::TOKENIZER), &out.join(bundle::TOKENIZER))?;
+    let config_path = parts.base.join(bundle::DECODER_CONFIG);
+    let mut config: Value = files::parse(&config_path, &files::read(&config_path)?)?;
+    let architecture = Architecture::from_json(&config)?;
+    if tokens > architecture.vocab_size {
+        config["vocab_size"] = Value::from(tokens);
+        write_grown(parts.base, out, &architecture, tokens)?;
+    } else {
+        for shard in weights::shards(parts.base)? {
+            copy(&parts.base.join(&shard), &out.join(&shard))?;
+        }
+        let index = parts.base.join(weights::INDEX);
+        if index.exists() {
+            copy(&index, &out.join(weights::INDEX))?;
+        }
+    }
+    let config_path = out.join(bundle::DECODER_CONFIG);
+    files::write(&config_path, &files::pretty(&config_path, &config)?)?;
+    copy(parts.encoder, &out.join(bundle::ENCODER))?;
+    if let Some(adapter) = parts.adapter {
+        for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
+            copy(&adapter.join(name), &out.join(bundle::ADAPTER).join(name))?;
+        }
+    }
+    bundle::seal(out, manifest)?;
+    Bundle::load(out, &Device::Cpu)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    files::write(to, &files::read(from)?)
+}
+
+/// Adds the template's special tokens that the tokenizer lacks; returns its size.
+fn write_tokenizer(from: &Path, to: &Path) -> Result<usize> {
+    let wrap = |action: &'static str| {
+        move |e: tokenizers::Error| Error::Tokenizer {
+            action,
+            message: format!("{}: {e}", from.display()),
+        }
+    };
+    let mut tokenizer = Tokenizer::from_file(from).map_err(wrap("load"))?;
+    let special = [USER, ASSISTANT, STOP, PAD].map(|token| AddedToken::from(token, true));
+    tokenizer
+        .add_special_tokens(special)
+        .map_err(wrap("add special tokens to"))?;
+    let json = tokenizer.to_string(true).map_err(wrap("write"))?;
+    files::write(to, json.as_bytes())?;
+    Ok(tokenizer.get_vocab_size(true))
+}
+
+/// Writes the base in one file, its embedding, head and head bias grown to `rows`.
+fn write_grown(base: &Path, out: &Path, a: &Architecture, rows: usize) -> Result<()> {
+    let grows = |name: &str| {
+        let of = |module: &str| {
+            let module = name.strip_suffix(module);
+            module.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        of(&format!("{}.weight", a.names.embed))
+            || of(&format!("{}.weight", a.names.head))
+            || of(&format!("{}.bias", a.names.head))
+    };
+    let mut tensors = BTreeMap::new();
+    for shard in weights::shards(base)? {
+        let bytes = files::read(&base.join(shard))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(candle_core::Error::from)?;
+        for (name, view) in file.tensors() {
+            if view.dtype() == Dtype::BOOL {
+                continue;
+            }
+            let tensor = view.load(&Device::Cpu)?;
+            let tensor = if grows(&name) { grown(&tensor, rows)? } else { tensor };
+            tensors.insert(name, tensor);
+        }
+    }
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(&tensors, Some(format)).map_err(candle_core::Error::from)?;
+    files::write(&out.join(weights::SINGLE), &bytes)
+}
+
+/// (V, ..) -> (rows, ..): new rows are the mean of the old.
+fn grown(table: &Tensor, rows: usize) -> Result<Tensor> {
+    let more = rows - table.dim(0)?;
+    let mean = table.to_dtype(DType::F32)?.mean_keepdim(0)?.to_dtype(table.dtype())?;
+    let mut shape = table.dims().to_vec();
+    shape[0] = more;
+    Ok(Tensor::cat(&[table, &mean.broadcast_as(shape)?.contiguous()?], 0)?)
+}

@@ -1,0 +1,96 @@
+//! Tokens to vectors, with what comes before the first layer.
+//!
+//! Place: first step of every `decoder` forward. Shapes: ids (B, T) -> (B, T, C). Invariant: a position that the decoder does not
+//! have is an error with both numbers.
+
+use candle_core::Tensor;
+
+use crate::architecture::{Architecture, Positions};
+use crate::columns::Pads;
+use crate::error::Result;
+use crate::mode::Mode;
+use crate::norm::NormLayer;
+use crate::projection::{Projection, Site};
+
+/// Token table, and where the family has them projection, learned positions and norm.
+#[derive(Clone)]
+pub(crate) struct Embedding {
+    /// (V, E).
+    pub tokens: Tensor,
+    pub project_in: Option<Projection>,
+    positions: Option<Learned>,
+    norm: Option<NormLayer>,
+}
+
+#[derive(Clone)]
+struct Learned {
+    table: Tensor,
+    rows: usize,
+    offset: usize,
+}
+
+impl Embedding {
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(body: &Site, a: &Architecture) -> Result<Self> {
+        let names = &a.names;
+        let positions = match (&a.positions, names.learned_positions) {
+            (&Positions::Learned { rows, offset }, Some(name)) => Some(Learned {
+                table: body.pp(name).tensor(&[rows, a.hidden_size], "weight")?,
+                rows,
+                offset,
+            }),
+            _ => None,
+        };
+        let project_in = names.project_in;
+        Ok(Self {
+            tokens: body.pp(names.embed).tensor(&[a.vocab_size, a.embed_size], "weight")?,
+            positions,
+            norm: names.embed_norm.map(|name| body.norm(name)).transpose()?,
+            project_in: project_in
+                .map(|name| body.projection(name, a.embed_size, a.hidden_size, false))
+                .transpose()?,
+        })
+    }
+
+    /// ids (B, T) -> (B, T, C), without positions.
+    pub fn embed(&self, ids: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
+        let (b, t) = ids.dims2()?;
+        let (_, width) = self.tokens.dims2()?;
+        let x = self
+            .tokens
+            .index_select(&ids.flatten_all()?, 0)?
+            .reshape((b, t, width))?;
+        let project_in = self.project_in.as_ref();
+        project_in.map_or(Ok(x.clone()), |projection| projection.forward(&x, mode))
+    }
+
+    /// x (B, T, C), in columns from `past` on, with learned positions and the embedding's norm, where the family has them.
+    pub fn place(&self, mut x: Tensor, past: usize, pads: &Pads) -> candle_core::Result<Tensor> {
+        if let Some(learned) = &self.positions {
+            x = x.broadcast_add(&learned.of(&x, past, pads)?)?;
+        }
+        self.norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
+    }
+}
+
+impl Learned {
+    /// (T, C), or (B, T, C) where rows differ.
+    fn of(&self, x: &Tensor, past: usize, pads: &Pads) -> candle_core::Result<Tensor> {
+        let (_, t, c) = x.dims3()?;
+        let positions = pads.positions(past, t);
+        let text = positions.iter().max().map_or(0, |last| last + 1);
+        if text + self.offset > self.rows {
+            candle_core::bail!(
+                "text of {text} tokens: the decoder has {} positions",
+                self.rows - self.offset
+            );
+        }
+        if pads.is_empty() {
+            return self.table.narrow(0, past + self.offset, t);
+        }
+        let index: Vec<u32> = positions.iter().map(|p| (p + self.offset) as u32).collect();
+        let index = Tensor::from_vec(index, pads.rows() * t, x.device())?;
+        self.table.index_select(&index, 0)?.reshape((pads.rows(), t, c))
+    }
+}

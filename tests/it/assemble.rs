@@ -1,0 +1,206 @@
+//! Bundles made of a Hugging Face checkpoint, an encoder and an adapter.
+//!
+//! Place: on the small golden decoders, with a tokenizer that lacks the template's special tokens. Invariant: the base gives the
+//! logits it gave before, the bundle drafts, and what was not recorded does not load.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use model::architecture::Architecture;
+use model::assemble::{Parts, assemble};
+use model::bundle::{self, Bundle, Manifest};
+use model::config::EncoderConfig;
+use model::decoder::Decoder;
+use model::fusion::Fusion;
+use model::generate::DecodeOptions;
+use model::init;
+use model::meit::EcgInput;
+use model::mode::Mode;
+use model::weights::Weights;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// A head with a bias, projected embeddings, shards, a tied head.
+const BASES: [&str; 4] = [
+    "gptj-full-rotary",
+    "opt-post-norm",
+    "mistral-window",
+    "gpt2-inverse-layer",
+];
+const SPECIAL_TOKENS: usize = 4;
+
+struct Made {
+    dir: tempfile::TempDir,
+    architecture: Architecture,
+    base: PathBuf,
+}
+
+impl Made {
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("bundle")
+    }
+}
+
+fn golden(part: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(part)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+fn encoder_config(dim: usize) -> EncoderConfig {
+    EncoderConfig {
+        leads: 12,
+        decimation: 4,
+        width: 2,
+        stem_kernel: 7,
+        stem_stride: 4,
+        blocks: vec![1, 1],
+        hidden: 8,
+        dim,
+        tokens: 3,
+        time_embedding: true,
+    }
+}
+
+/// A base directory with a tokenizer of one word for each row of its embedding, and an encoder for `fusion`.
+fn parts(from: &Path, fusion: &Fusion) -> (Made, Manifest) {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    copy(from, &base);
+    let architecture = Architecture::read(&base.join("config.json")).unwrap();
+    let vocabulary: serde_json::Map<String, serde_json::Value> = (0..architecture.vocab_size)
+        .map(|i| (format!("w{i}"), i.into()))
+        .collect();
+    let tokenizer = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}});
+    std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let config = encoder_config(architecture.head_dim);
+    let mut tensors = init::encoder(&config, &mut rng).unwrap();
+    tensors.extend(init::fusion(fusion, &architecture, config.dim, &mut rng).unwrap());
+    let tensors = tensors.into_iter().collect();
+    candle_core::safetensors::save(&tensors, dir.path().join("encoder.safetensors")).unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/bundle/bundle.json");
+    let mut manifest: Manifest = serde_json::from_slice(&std::fs::read(shipped).unwrap()).unwrap();
+    (manifest.encoder, manifest.fusion) = (config, fusion.clone());
+    let made = Made {
+        dir,
+        architecture,
+        base,
+    };
+    (made, manifest)
+}
+
+fn make(from: &Path, fusion: &Fusion, adapter: Option<&Path>) -> (Made, Bundle) {
+    let (made, manifest) = parts(from, fusion);
+    let encoder = made.dir.path().join("encoder.safetensors");
+    let parts = Parts {
+        base: &made.base,
+        encoder: &encoder,
+        adapter,
+    };
+    let bundle = assemble(&parts, manifest, &made.out()).unwrap();
+    (made, bundle)
+}
+
+fn draft(bundle: &Bundle) -> usize {
+    let ecg = EcgInput {
+        millivolts: (0..60_000).map(|i| ((i % 400) as f32 / 50.0).sin()).collect(),
+        ..EcgInput::default()
+    };
+    let options = DecodeOptions {
+        tokens_max: 5,
+        ..DecodeOptions::default()
+    };
+    bundle.drafting().draft(&[ecg], &options).unwrap().len()
+}
+
+#[test]
+fn a_grown_vocabulary_leaves_the_logits_of_the_base_as_they_were() {
+    for name in BASES {
+        let (made, bundle) = make(&golden("decoders").join(name), &Fusion::default(), None);
+        assert_eq!(draft(&bundle), 1, "{name}");
+        let v = made.architecture.vocab_size;
+        let weights = Weights::load_checkpoint(&made.base, DType::F32, &Device::Cpu).unwrap();
+        let base = Decoder::load(&weights, &made.architecture).unwrap();
+        let grown = &bundle.drafting().model.decoder;
+        assert_eq!(grown.architecture().vocab_size, v + SPECIAL_TOKENS, "{name}");
+        let ids = Tensor::new(&[[3u32, 9, 17]], &Device::Cpu).unwrap();
+        let logits = |d: &Decoder| d.forward(&ids, None, &mut d.cache(), &Mode::Eval).unwrap();
+        let of_old_tokens = logits(grown).narrow(2, 0, v).unwrap();
+        let error = (of_old_tokens - logits(&base))
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap();
+        assert!(error.to_scalar::<f32>().unwrap() < 1e-5, "{name}");
+    }
+}
+
+#[test]
+fn every_fusion_makes_a_bundle_that_drafts() {
+    for fusion in [
+        Fusion::default(),
+        Fusion::Prefix {
+            layers: Some([1].into()),
+        },
+        Fusion::Input,
+        Fusion::CrossAttention { every: 2 },
+    ] {
+        let (_made, bundle) = make(&golden("decoders/mistral-window"), &fusion, None);
+        assert_eq!((draft(&bundle), &bundle.manifest().fusion), (1, &fusion));
+    }
+}
+
+#[test]
+fn a_bundle_of_base_and_adapter_names_both() {
+    let lora = golden("lora/llama-one-kv-head");
+    let (made, bundle) = make(&lora, &Fusion::default(), Some(&lora.join("adapter")));
+    assert_eq!(draft(&bundle), 1);
+    assert!(bundle.lineage().adapter_sha256.is_some());
+    assert!(made.out().join(bundle::ADAPTER).join("adapter_config.json").exists());
+}
+
+#[test]
+fn a_shard_that_changed_stops_the_bundle() {
+    let (mut made, manifest) = parts(&golden("decoders/mistral-window"), &Fusion::default());
+    // a tokenizer with the template's tokens in place of words: nothing grows, so the shards are copied
+    let path = made.base.join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = [
+        ("w3", "<|user|>"),
+        ("w4", "<|assistant|>"),
+        ("w5", "</s>"),
+        ("w6", "<pad>"),
+    ]
+    .iter()
+    .fold(text, |text, (word, token)| {
+        text.replace(&format!("\"{word}\""), &format!("\"{token}\""))
+    });
+    std::fs::write(&path, text).unwrap();
+    made.architecture = Architecture::read(&made.base.join("config.json")).unwrap();
+    let encoder = made.dir.path().join("encoder.safetensors");
+    let parts = Parts {
+        base: &made.base,
+        encoder: &encoder,
+        adapter: None,
+    };
+    let whole = assemble(&parts, manifest, &made.out()).unwrap();
+    assert_eq!(whole.lineage().base_sha256.len(), 64);
+    let shard = made.out().join("model-00002-of-00002.safetensors");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    let error = Bundle::load(&made.out(), &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("model-00002-of-00002.safetensors has sha256"), "{error}");
+}

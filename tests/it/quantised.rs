@@ -1,0 +1,87 @@
+//! Decoders with quantised weights: close to the dense one, with adapters, and never trained by mistake.
+//!
+//! Place: on a decoder with random weights, wide enough for whole blocks of both kinds. Invariant: an error that is stated, and
+//! no gradient that is lost silently.
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{Device, Tensor, Var};
+use model::config::DecoderConfig;
+use model::decoder::Decoder;
+use model::init;
+use model::lora::{Adapter, AdapterConfig, Targets};
+use model::mode::Mode;
+use model::weights::Weights;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+fn decoder() -> Decoder {
+    let config: DecoderConfig = serde_json::from_value(serde_json::json!({
+        "model_type": "llama", "vocab_size": 40, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5
+    }))
+    .unwrap();
+    let tensors = init::decoder(&config, &mut ChaCha8Rng::seed_from_u64(2)).unwrap();
+    // the small start of training would hide the layers behind the residual stream
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, t)| (name, if t.rank() == 2 { (t * 3.0).unwrap() } else { t }));
+    Decoder::load(&Weights::new(tensors.collect()), &config.architecture().unwrap()).unwrap()
+}
+
+fn ecg() -> Tensor {
+    let values: Vec<f32> = (0..2 * 3 * 64).map(|i| (i as f32 * 0.37).sin() / 8.0).collect();
+    Tensor::from_vec(values, (2, 3, 64), &Device::Cpu).unwrap()
+}
+
+fn logits(decoder: &Decoder) -> Tensor {
+    let ids = Tensor::new(&[[3u32, 9, 4, 17, 5], [8, 3, 3, 21, 30]], &Device::Cpu).unwrap();
+    let prefix = decoder.prefix(&ecg()).unwrap();
+    decoder
+        .forward(&ids, Some(&prefix), &mut decoder.cache(), &Mode::Eval)
+        .unwrap()
+}
+
+/// Largest difference over the largest logit.
+fn error(got: &Tensor, expected: &Tensor) -> f32 {
+    let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    largest(&(got - expected).unwrap()) / largest(expected)
+}
+
+#[test]
+fn quantised_logits_stay_within_the_stated_share_of_the_largest() {
+    let dense = decoder();
+    let expected = logits(&dense);
+    for (kind, limit) in [(GgmlDType::Q8_0, 0.05), (GgmlDType::Q4K, 0.3)] {
+        let error = error(&logits(&dense.quantised(kind).unwrap()), &expected);
+        assert!(error > 0.0 && error < limit, "{kind:?}: {error}");
+    }
+}
+
+#[test]
+fn an_adapter_works_on_a_quantised_base_and_cannot_be_merged_into_it() {
+    let dense = decoder();
+    let quantised = dense.quantised(GgmlDType::Q8_0).unwrap();
+    let config = AdapterConfig::new(2, 16.0, Targets::Pattern("all-linear".to_owned()));
+    let fresh = Adapter::fresh(config.clone(), &quantised, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+    let tensors = fresh.tensors().unwrap().into_iter().map(|(name, t)| {
+        let values: Vec<f32> = (0..t.elem_count()).map(|i| (i as f32 * 1.3).sin() * 0.05).collect();
+        (name, Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap())
+    });
+    let adapter = Adapter::new(config, &tensors.collect(), &quantised).unwrap();
+    let expected = logits(&dense.with_adapter(&adapter));
+    assert!(
+        error(&expected, &logits(&dense)) > 0.05,
+        "the adapter does too little to be tested"
+    );
+    assert!(error(&logits(&quantised.with_adapter(&adapter)), &expected) < 0.05);
+    let refused = quantised.merged(&adapter).err().unwrap().to_string();
+    assert!(refused.contains("merge first, then quantise"), "{refused}");
+}
+
+#[test]
+fn training_through_a_quantised_weight_is_an_error() {
+    let quantised = decoder().quantised(GgmlDType::Q8_0).unwrap();
+    let ecg = Var::from_tensor(&ecg()).unwrap();
+    let error = quantised.prefix(ecg.as_tensor()).err().unwrap().to_string();
+    assert!(error.contains("never trains"), "{error}");
+}
