@@ -1,7 +1,8 @@
 //! Fresh weights for training from nothing.
 //!
 //! Place: called by the pipeline before the first step. Invariant: the same config and seed give the same tensors.
-//! Source: PyTorch's defaults for convolutions, linear and batch-norm layers; normal(0, 0.02) for the decoder, as in LLaMA.
+//! Source: PyTorch's defaults for convolutions, linear and batch-norm layers; normal(0, 0.02) for the decoder, as in LLaMA; trunks
+//! in `trunk`.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::architecture::{Architecture, Norm};
-use crate::config::{DecoderConfig, EncoderConfig};
+use crate::config::{DecoderConfig, EncoderConfig, Trunk};
 use crate::fusion::Fusion;
+
+mod trunk;
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -21,26 +24,12 @@ pub fn encoder(config: &EncoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> 
         tensors: BTreeMap::new(),
         rng,
     };
-    init.conv("conv1", config.leads, config.width, config.stem_kernel)?;
-    init.norm("bn1", config.width)?;
-    let mut inputs = config.width;
-    for (stage, &count) in config.blocks.iter().enumerate() {
-        let width = config.width << stage;
-        for block in 0..count {
-            let name = format!("layer{}.{block}", stage + 1);
-            init.conv(&format!("{name}.conv1"), inputs, width, 1)?;
-            init.norm(&format!("{name}.bn1"), width)?;
-            init.conv(&format!("{name}.conv2"), width, width, 3)?;
-            init.norm(&format!("{name}.bn2"), width)?;
-            init.conv(&format!("{name}.conv3"), width, 4 * width, 1)?;
-            init.norm(&format!("{name}.bn3"), 4 * width)?;
-            if (stage > 0 && block == 0) || inputs != 4 * width {
-                init.conv(&format!("{name}.shortcut.0"), inputs, 4 * width, 1)?;
-                init.norm(&format!("{name}.shortcut.1"), 4 * width)?;
-            }
-            inputs = 4 * width;
-        }
+    match &config.trunk {
+        Trunk::Resnet1d(sizes) => init.resnet(config.leads, sizes)?,
+        Trunk::Vit1d(sizes) => init.vit(config.leads, sizes)?,
+        Trunk::Vim(sizes) => init.vim(config.leads, sizes)?,
     }
+    let inputs = config.features();
     init.linear("projector.0", inputs, config.hidden)?;
     init.norm("projector.1", config.hidden)?;
     init.linear("projector.3", config.hidden, config.dim)?;

@@ -22,6 +22,8 @@ pub struct Projector {
     bn2: BatchNorm,
     time_embedding: Option<Tensor>,
     tokens: usize,
+    /// The first frame is a token as it is; the rest are pooled.
+    summary: bool,
 }
 
 impl Projector {
@@ -39,12 +41,13 @@ impl Projector {
             bn2: BatchNorm::load(&p.pp(4), config.dim, Activation::None)?,
             time_embedding,
             tokens: config.tokens,
+            summary: config.has_summary(),
         })
     }
 
     /// (B, S', C) -> (B, P, D), each token of unit length.
     pub fn forward(&self, frames: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
-        let mut pooled = adaptive_mean(frames, self.tokens)?; // (B, P, C)
+        let mut pooled = self.pool(frames)?; // (B, P, C)
         if let Some(embedding) = &self.time_embedding {
             pooled = pooled.broadcast_add(embedding)?;
         }
@@ -52,6 +55,23 @@ impl Projector {
         let y = self.bn2.forward(&self.linear2.forward(&mode.dropout(&y)?)?, mode)?;
         let norm = (y.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
         y.broadcast_div(&norm)
+    }
+}
+
+impl Projector {
+    fn pool(&self, frames: &Tensor) -> candle_core::Result<Tensor> {
+        if !self.summary {
+            return adaptive_mean(frames, self.tokens);
+        }
+        let (_, n, _) = frames.dims3()?;
+        let summary = frames.narrow(1, 0, 1)?;
+        if self.tokens == 1 {
+            return Ok(summary);
+        }
+        Tensor::cat(
+            &[summary, adaptive_mean(&frames.narrow(1, 1, n - 1)?, self.tokens - 1)?],
+            1,
+        )
     }
 }
 

@@ -4,7 +4,7 @@
 //! run that can be repeated bit for bit.
 
 use anyhow::ensure;
-use model::config::{DecoderConfig, EncoderConfig};
+use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
 use model::evidence::Evidence;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,11 @@ pub struct TrainSettings {
     /// Samples between two outputs of the encoder's stem, at 250 Hz.
     #[arg(long, default_value_t = 4)]
     pub stem_stride: usize,
+    /// Another trunk than that ResNet, as JSON: {"kind": "vit1d", ..}, {"kind": "vim", ..} or {"kind": "resnet1d", ..}; sees
+    /// 2500 samples at 250 Hz.
+    #[arg(long, value_parser = trunk)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<Trunk>,
     /// ECG prefix tokens, P.
     #[arg(long, default_value_t = 20)]
     pub tokens: usize,
@@ -97,6 +102,10 @@ pub struct TrainSettings {
     pub name: String,
 }
 
+fn trunk(text: &str) -> Result<Trunk, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
 impl TrainSettings {
     /// # Errors
     /// A value outside its bound, with both.
@@ -144,10 +153,15 @@ impl TrainSettings {
         EncoderConfig {
             leads: ecg::LEADS,
             decimation: 2,
-            width: self.width,
-            stem_kernel: 15,
-            stem_stride: self.stem_stride,
-            blocks: self.blocks.clone(),
+            trunk: self.trunk.clone().unwrap_or_else(|| {
+                Trunk::Resnet1d(ResnetConfig {
+                    width: self.width,
+                    stem_kernel: 15,
+                    stem_stride: self.stem_stride,
+                    blocks: self.blocks.clone(),
+                    block: Block::Bottleneck,
+                })
+            }),
             hidden: 4 * self.hidden / self.heads * 2,
             dim: self.hidden / self.heads,
             tokens: self.tokens,

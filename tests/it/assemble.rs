@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use model::architecture::Architecture;
 use model::assemble::{Parts, assemble};
 use model::bundle::{self, Bundle, Manifest};
-use model::config::EncoderConfig;
+use model::config::{Block, EncoderConfig, ResnetConfig, Trunk, VimConfig, VitConfig};
 use model::decoder::Decoder;
 use model::fusion::Fusion;
 use model::generate::DecodeOptions;
@@ -55,14 +55,21 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn encoder_config(dim: usize) -> EncoderConfig {
-    EncoderConfig {
-        leads: 12,
-        decimation: 4,
+fn resnet(block: Block) -> Trunk {
+    Trunk::Resnet1d(ResnetConfig {
         width: 2,
         stem_kernel: 7,
         stem_stride: 4,
         blocks: vec![1, 1],
+        block,
+    })
+}
+
+fn encoder_config(dim: usize, trunk: Trunk) -> EncoderConfig {
+    EncoderConfig {
+        leads: 12,
+        decimation: 4,
+        trunk,
         hidden: 8,
         dim,
         tokens: 3,
@@ -71,7 +78,7 @@ fn encoder_config(dim: usize) -> EncoderConfig {
 }
 
 /// A base directory with a tokenizer of one word for each row of its embedding, and an encoder for `fusion`.
-fn parts(from: &Path, fusion: &Fusion) -> (Made, Manifest) {
+fn parts(from: &Path, fusion: &Fusion, trunk: Trunk) -> (Made, Manifest) {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().join("base");
     copy(from, &base);
@@ -84,7 +91,7 @@ fn parts(from: &Path, fusion: &Fusion) -> (Made, Manifest) {
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}});
     std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let config = encoder_config(architecture.head_dim);
+    let config = encoder_config(architecture.head_dim, trunk);
     let mut tensors = init::encoder(&config, &mut rng).unwrap();
     tensors.extend(init::fusion(fusion, &architecture, config.dim, &mut rng).unwrap());
     let tensors = tensors.into_iter().collect();
@@ -101,7 +108,11 @@ fn parts(from: &Path, fusion: &Fusion) -> (Made, Manifest) {
 }
 
 fn make(from: &Path, fusion: &Fusion, adapter: Option<&Path>) -> (Made, Bundle) {
-    let (made, manifest) = parts(from, fusion);
+    make_of(from, fusion, adapter, resnet(Block::Bottleneck))
+}
+
+fn make_of(from: &Path, fusion: &Fusion, adapter: Option<&Path>, trunk: Trunk) -> (Made, Bundle) {
+    let (made, manifest) = parts(from, fusion, trunk);
     let encoder = made.dir.path().join("encoder.safetensors");
     let parts = Parts {
         base: &made.base,
@@ -163,6 +174,37 @@ fn every_fusion_makes_a_bundle_that_drafts() {
 }
 
 #[test]
+fn every_trunk_makes_a_bundle_that_drafts() {
+    let vit = VitConfig {
+        width: 8,
+        layers: 2,
+        heads: 2,
+        mlp: 12,
+        patch: 50,
+        patches: 25,
+    };
+    let vim = VimConfig {
+        width: 8,
+        layers: 2,
+        inner: 16,
+        state: 4,
+        rank: 2,
+        conv: 4,
+        patch: 50,
+        patches: 25,
+    };
+    for trunk in [resnet(Block::Basic), Trunk::Vit1d(vit), Trunk::Vim(vim)] {
+        let (_made, bundle) = make_of(
+            &golden("decoders/mistral-window"),
+            &Fusion::default(),
+            None,
+            trunk.clone(),
+        );
+        assert_eq!((draft(&bundle), &bundle.manifest().encoder.trunk), (1, &trunk));
+    }
+}
+
+#[test]
 fn a_bundle_of_base_and_adapter_names_both() {
     let lora = golden("lora/llama-one-kv-head");
     let (made, bundle) = make(&lora, &Fusion::default(), Some(&lora.join("adapter")));
@@ -173,7 +215,11 @@ fn a_bundle_of_base_and_adapter_names_both() {
 
 #[test]
 fn a_shard_that_changed_stops_the_bundle() {
-    let (mut made, manifest) = parts(&golden("decoders/mistral-window"), &Fusion::default());
+    let (mut made, manifest) = parts(
+        &golden("decoders/mistral-window"),
+        &Fusion::default(),
+        resnet(Block::Bottleneck),
+    );
     // a tokenizer with the template's tokens in place of words: nothing grows, so the shards are copied
     let path = made.base.join("tokenizer.json");
     let text = std::fs::read_to_string(&path).unwrap();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use model::config::{DecoderConfig, EncoderConfig};
+use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
 use model::init;
 use model::layers::Linear;
 use model::meit::Meit;
@@ -39,10 +39,13 @@ fn encoder_config() -> EncoderConfig {
     EncoderConfig {
         leads: 3,
         decimation: 2,
-        width: 2,
-        stem_kernel: 5,
-        stem_stride: 2,
-        blocks: vec![1, 2],
+        trunk: Trunk::Resnet1d(ResnetConfig {
+            width: 2,
+            stem_kernel: 5,
+            stem_stride: 2,
+            blocks: vec![1, 2],
+            block: Block::Bottleneck,
+        }),
         hidden: 6,
         dim: 4,
         tokens: 3,

@@ -12,6 +12,7 @@ mod broker;
 mod dashboards;
 mod deploy;
 mod differences;
+mod encoders;
 mod fusion;
 mod golden;
 mod gradient;

@@ -38,6 +38,7 @@ fn settings() -> TrainSettings {
         width: 2,
         blocks: vec![1, 1],
         stem_stride: 4,
+        trunk: None,
         tokens: 4,
         text_steps: 3,
         steps: 5,

@@ -109,6 +109,7 @@ fn tiny() -> TrainSettings {
         width: 2,
         blocks: vec![1, 1],
         stem_stride: 4,
+        trunk: None,
         tokens: 4,
         text_steps: 2,
         steps: 2,
