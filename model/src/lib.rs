@@ -41,5 +41,6 @@ pub mod projector;
 pub mod prompt;
 pub mod registry;
 pub mod rotary;
+pub mod threads;
 pub mod validate;
 pub mod weights;

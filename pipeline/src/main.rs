@@ -7,6 +7,8 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    // SAFETY: nothing has started a thread yet
+    unsafe { model::threads::settle() };
     service::telemetry::init_tracing("info");
     pipeline::cli::Cli::parse().run()
 }

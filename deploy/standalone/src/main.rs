@@ -28,6 +28,8 @@ enum Meit {
 }
 
 fn main() -> anyhow::Result<()> {
+    // SAFETY: nothing has started a thread yet
+    unsafe { model::threads::settle() };
     service::telemetry::init_tracing("warn");
     match Arguments::parse().command {
         Some(Meit::Demo(arguments)) => demo::run(&arguments),

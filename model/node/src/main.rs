@@ -49,8 +49,14 @@ enum Command {
     Bundle(bundles::Command),
 }
 
+fn main() -> anyhow::Result<()> {
+    // SAFETY: nothing has started a thread yet
+    unsafe { model::threads::settle() };
+    start()
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn start() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         None => {}
