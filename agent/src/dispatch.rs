@@ -13,7 +13,7 @@ use ecg::LEADS;
 use ecg::dsp::DspConfig;
 use ecg::packet::PacketError;
 use ecg::report::RejectRecord;
-use ecg::segment::{Decision, Reason, Segment};
+use ecg::segment::Segment;
 use ecg::topic;
 use prometheus::Histogram;
 use service::kafka::commit::Output;
@@ -21,17 +21,14 @@ use service::kafka::source::{Owner, Record};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::marks::Marks;
+use crate::policy::Findings;
 use crate::route::{Route, route};
 use crate::windows::Closed;
 
 /// What is left of a segment once it is encoded.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
-    pub stream_id: String,
-    pub boot_id: u64,
-    pub start_sample: i64,
-    pub decision: Decision,
-    pub reasons: Vec<Reason>,
+    pub findings: Findings,
     /// Signal-to-noise ratios of the leads, decibels, standard order; none where unknown.
     pub snr_db: [Option<f32>; LEADS],
     pub last_gateway_time_us: i64,
@@ -47,11 +44,7 @@ impl Made {
             Route::Reject => serde_json::to_vec(&RejectRecord::of(segment)).context("encode reject record")?,
         };
         Ok(Self {
-            stream_id: segment.stream_id.clone(),
-            boot_id: segment.boot_id,
-            start_sample: segment.start_sample,
-            decision: segment.decision,
-            reasons: segment.reasons.clone(),
+            findings: Findings::of(segment),
             snr_db: segment.quality.each_ref().map(|lead| lead.snr_db),
             last_gateway_time_us: segment.last_gateway_time_us,
             route: way,
@@ -151,7 +144,7 @@ impl Analyses {
 
 /// The records of one segment, and the mark that goes with it where marks are kept.
 pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>) -> anyhow::Result<Vec<Output>> {
-    let key = Some(made.stream_id.clone().into_bytes());
+    let key = Some(made.findings.stream_id.clone().into_bytes());
     let segment = Output {
         owner: owner.clone(),
         topic: made.route.topic(),
@@ -163,7 +156,8 @@ pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>)
     let Some(marks) = marks else {
         return Ok(vec![segment]);
     };
-    let mark = marks.add(&made.stream_id, made.boot_id, made.start_sample, Instant::now());
+    let of = &made.findings;
+    let mark = marks.add(&of.stream_id, of.boot_id, of.start_sample, Instant::now());
     let mark = Output {
         owner: owner.clone(),
         topic: topic::AGENT_MARKS,
@@ -213,7 +207,7 @@ mod tests {
         let mut analyses = Analyses::new(DspConfig::default(), seconds, 3);
         for (tag, start_sample) in [(5, 0), (5, 5000), (7, 10_000)] {
             assert!(!analyses.is_full());
-            let context = context(start_sample);
+            let context = context(start_sample, 0, false);
             analyses.start(
                 owner(0),
                 Closed {
@@ -226,14 +220,14 @@ mod tests {
         assert!(analyses.is_full());
         for (start_sample, floor) in [(0, Some(5)), (5000, Some(7)), (10_000, None)] {
             let made = analyses.next().await.made.unwrap().unwrap();
-            assert_eq!((made.start_sample, analyses.floor(0)), (start_sample, floor));
+            assert_eq!((made.findings.start_sample, analyses.floor(0)), (start_sample, floor));
         }
         assert_eq!((analyses.floor(1), analyses.len()), (None, 0));
     }
 
     #[test]
     fn a_segment_travels_with_its_mark_in_its_own_partition() {
-        let mut made = Made::of(&segment(Decision::Accept, true)).unwrap();
+        let mut made = Made::of(&segment(ecg::segment::Decision::Accept, true)).unwrap();
         let mut marks = Marks::default();
         let outputs = outputs(&mut made, &owner(3), Some(&mut marks)).unwrap();
         let way: Vec<_> = outputs.iter().map(|output| (output.topic, output.partition)).collect();

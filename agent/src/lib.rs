@@ -8,12 +8,13 @@
 //! batch is a transaction, none twice.
 
 mod dispatch;
-mod ingest;
+pub mod ingest;
 pub mod letters;
 mod marks;
 pub mod metrics;
 pub mod monitors;
 mod partitions;
+pub mod policy;
 pub mod route;
 pub mod settings;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use crate::marks::Marks;
 use crate::metrics::{AgentSummary, Metrics};
 use crate::monitors::Monitors;
 use crate::partitions::Partitions;
+use crate::policy::{Changes, Omitted, Policy};
 use crate::settings::AgentSettings;
 use crate::windows::{Closings, Windows};
 
@@ -86,6 +88,8 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
     let mut agent = Agent {
         windows: Windows::new(section.windows()),
         monitors: Monitors::new(section.monitors()),
+        policy: section.policy(),
+        changes: Changes::new(section.policy()),
         // the oldest one is waited for, so others may be done before it
         analyses: Analyses::new(
             section.dsp.clone(),
@@ -188,6 +192,8 @@ async fn joined(on_its_way: &mut Option<OnItsWay>) -> Committed {
 struct Agent {
     windows: Windows,
     monitors: Monitors,
+    policy: Policy,
+    changes: Changes,
     analyses: Analyses,
     partitions: Partitions,
     waiting: Waiting,
@@ -290,14 +296,17 @@ impl Agent {
         self.start_analyses(closings).await?;
         self.partitions.prune(now);
         self.metrics.check_conservation();
-        self.metrics.set_levels(self.monitors.levels(now), self.analyses.len());
+        self.metrics
+            .set_levels(self.monitors.levels(now), &self.windows, self.analyses.len());
         self.start_commit();
         Ok(())
     }
 
-    /// Starts the analysis of each closed window that was not made before; waits while too many are under way, and so does
-    /// the source.
-    async fn start_analyses(&mut self, closings: Closings) -> anyhow::Result<()> {
+    /// Starts the analysis of each closed window that the policy admits and that was not made before, urgent streams first;
+    /// waits while too many are under way, and so does the source.
+    async fn start_analyses(&mut self, mut closings: Closings) -> anyhow::Result<()> {
+        let now_us = (service::telemetry::now_seconds() * 1e6) as i64;
+        closings.put_urgent_first();
         self.metrics
             .windows_closed(closings.closed.len(), closings.skipped, closings.evicted);
         for closed in closings.closed {
@@ -310,6 +319,10 @@ impl Agent {
                 .has(&context.stream_id, context.boot_id, context.start_sample)
             {
                 self.metrics.window_repeated();
+                continue;
+            }
+            if let Err(cause) = self.policy.admits(context, now_us) {
+                self.metrics.window_omitted(cause);
                 continue;
             }
             let owner = part.owner.clone();
@@ -338,6 +351,10 @@ impl Agent {
         let Some(part) = self.partitions.of(&owner) else {
             return Ok(());
         };
+        if !self.changes.reports(&made.findings) {
+            self.metrics.window_omitted(Omitted::Policy);
+            return Ok(());
+        }
         let marks = transactional.then_some(&mut part.marks);
         let place = self.waiting.outputs.len();
         for output in dispatch::outputs(&mut made, &owner, marks)? {

@@ -14,7 +14,7 @@ use ecg::lead::Lead;
 use ecg::packet::{Packet, RejectReason};
 use ecg::segment::{Decision, Reason};
 use ecg::topic;
-use ecg::window::{PushOutcome, Skipped};
+use ecg::window::{ClockJump, PushOutcome, Skipped};
 use prometheus::{
     Error, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
@@ -22,14 +22,18 @@ use service::telemetry::{KafkaMetrics, Meter, SECONDS, now_seconds};
 
 use crate::dispatch::Made;
 use crate::monitors::Levels;
+use crate::policy::Omitted;
 use crate::route::Route;
+use crate::windows::Windows;
 use conservation::{Conservation, Fate, PartitionCounts};
 
 /// Fates of sample instants.
 const FATES: [&str; 3] = ["fresh", "duplicate", "late"];
 /// Causes for which a window becomes no segment: it reaches out of its stream, no sample came, its analysis panicked,
-/// it was made before a restart.
-const SKIPPED: [&str; 4] = ["partial", "missing", "failed", "repeated"];
+/// it was made before a restart, the policy did not ask for it, it was too old.
+const SKIPPED: [&str; 6] = ["partial", "missing", "failed", "repeated", "policy", "stale"];
+/// Ways in which a device's clock jumps.
+const JUMPS: [&str; 2] = ["clock_back", "clock_fwd"];
 /// States of a stream; see [`Levels`].
 const STATES: [&str; 3] = ["live", "lead_off", "stalled"];
 /// Where the heartbeat is seen: read as a packet, acknowledged as a segment.
@@ -53,6 +57,10 @@ pub struct Metrics {
     offset_gap_records: IntCounter,
     streams: IntGaugeVec,
     streams_evicted: IntCounter,
+    clock_jumps: IntCounterVec,
+    takeovers: IntCounter,
+    state_bytes: IntGauge,
+    drift_ppm: IntGauge,
     analyses: IntGauge,
     heartbeat: GaugeVec,
     /// Seconds that one analysis took.
@@ -188,6 +196,20 @@ impl Metrics {
                 ("state", &STATES),
             )?,
             streams_evicted: meter.counter("streams_evicted_total", "Streams given up, idle or one too many.")?,
+            clock_jumps: meter.counters(
+                "clock_jumps_total",
+                "Jumps of devices' clocks against their sample index.",
+                ("reason", &JUMPS),
+            )?,
+            takeovers: meter.counter(
+                "takeovers_total",
+                "Streams that went on with a new boot, of the same device or another.",
+            )?,
+            state_bytes: meter.gauge("state_bytes", "Bytes of samples held for open windows.")?,
+            drift_ppm: meter.gauge(
+                "clock_drift_max_ppm",
+                "Largest drift of a device's clock against its sample index over the last minute, parts a million.",
+            )?,
             analyses: meter.gauge("analyses_waiting", "Windows in analysis or waiting for dispatch.")?,
             heartbeat: meter.times(
                 "heartbeat_timestamp_seconds",
@@ -253,6 +275,12 @@ impl Metrics {
         ] {
             self.packets.samples.with_label_values(&[fate]).inc_by(samples as u64);
         }
+        if let Some(jump) = outcome.jump {
+            let [back, forward] = JUMPS;
+            let reason = if jump == ClockJump::Back { back } else { forward };
+            self.clock_jumps.with_label_values(&[reason]).inc();
+        }
+        self.takeovers.inc_by(u64::from(outcome.takeover));
     }
 
     pub(crate) fn packet_rejected(&self, partition: i32, reason: RejectReason) {
@@ -297,10 +325,13 @@ impl Metrics {
     /// The broker has the segment.
     pub(crate) fn segment_delivered(&self, segment: &Made) {
         let (counts, route) = (&self.segments, segment.route);
-        counts.decisions.with_label_values(&[segment.decision.as_str()]).inc();
+        counts
+            .decisions
+            .with_label_values(&[segment.findings.decision.as_str()])
+            .inc();
         counts.routes.with_label_values(&[route.as_str()]).inc();
         if route == Route::Reject {
-            for reason in &segment.reasons {
+            for reason in &segment.findings.reasons {
                 counts.reasons.with_label_values(&[reason.as_str()]).inc();
             }
         }
@@ -315,7 +346,7 @@ impl Metrics {
                 .last_sample_seconds
                 .observe((now_seconds() - gateway_seconds).max(0.0));
         }
-        if segment.stream_id == HEARTBEAT_STREAM && route != Route::Reject {
+        if segment.findings.stream_id == HEARTBEAT_STREAM && route != Route::Reject {
             self.heartbeat.with_label_values(&["segment"]).set(gateway_seconds);
         }
     }
@@ -324,10 +355,16 @@ impl Metrics {
         self.offset_gap_records.inc_by(records);
     }
 
-    pub(crate) fn set_levels(&self, levels: Levels, analyses: usize) {
+    pub(crate) fn window_omitted(&self, cause: Omitted) {
+        self.windows_skipped.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    pub(crate) fn set_levels(&self, levels: Levels, windows: &Windows, analyses: usize) {
         for (state, streams) in STATES.into_iter().zip([levels.live, levels.lead_off, levels.stalled]) {
             self.streams.with_label_values(&[state]).set(streams as i64);
         }
+        self.state_bytes.set(windows.bytes() as i64);
+        self.drift_ppm.set(windows.drift_ppm_max().round() as i64);
         self.analyses.set(analyses as i64);
     }
 
@@ -358,6 +395,8 @@ impl Metrics {
                 &self.segments.reasons,
                 &mut Reason::ALL.iter().map(|reason| reason.as_str()),
             ),
+            clock_jumps: by(&self.clock_jumps, &mut JUMPS.into_iter()),
+            takeovers: self.takeovers.get(),
             offset_gap_records: self.offset_gap_records.get(),
         }
     }
@@ -382,7 +421,7 @@ pub struct AgentSummary {
     pub samples: BTreeMap<&'static str, u64>,
     /// Windows handed to the analysis.
     pub windows: u64,
-    /// Windows of which no segment was made, by cause: partial, missing, failed, repeated.
+    /// Windows of which no segment was made, by cause: partial, missing, failed, repeated, policy, stale.
     pub windows_skipped: BTreeMap<&'static str, u64>,
     /// Segments that passed the gate.
     pub segments_accepted: u64,
@@ -392,6 +431,10 @@ pub struct AgentSummary {
     pub segments_rejected: u64,
     /// Reasons of refused segments; a segment may have several.
     pub reject_reasons: BTreeMap<&'static str, u64>,
+    /// Jumps of devices' clocks, by way: clock_back, clock_fwd.
+    pub clock_jumps: BTreeMap<&'static str, u64>,
+    /// Streams that went on with a new boot.
+    pub takeovers: u64,
     /// Records that the broker dropped before they were read.
     pub offset_gap_records: u64,
 }
@@ -409,6 +452,8 @@ mod tests {
             fresh,
             duplicate: fresh / 4,
             late,
+            jump: (late > 0).then_some(ClockJump::Back),
+            ..PushOutcome::default()
         };
         metrics.packet_accepted(2, outcome(100, 0));
         metrics.packet_accepted(2, outcome(0, 100));
@@ -426,6 +471,7 @@ mod tests {
         };
         assert_eq!(summary.partitions, BTreeMap::from([(2, counts)]));
         assert_eq!(summary.packets_rejected, BTreeMap::from([("decode", 2)]));
+        assert_eq!(summary.clock_jumps, BTreeMap::from([("clock_back", 1)]));
         assert_eq!(
             summary.samples,
             BTreeMap::from([("fresh", 100), ("duplicate", 25), ("late", 100)])

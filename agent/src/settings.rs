@@ -14,6 +14,7 @@ use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
 
 use crate::monitors::MonitorsConfig;
+use crate::policy::{Choice, Policy};
 use crate::windows::WindowsConfig;
 
 /// Everything that meit-agent reads.
@@ -46,6 +47,22 @@ pub struct AgentSection {
     pub idle_evict_ms: u64,
     /// Streams at most.
     pub streams_max: usize,
+    /// Memory of all streams' samples at most, MiB.
+    pub state_mib_max: usize,
+    /// How far ahead of its stream's newest sample a packet may begin, milliseconds.
+    pub advance_ms: u32,
+    /// Which windows become segments.
+    pub policy: Choice,
+    /// k of policy "kth".
+    pub policy_kth: u32,
+    /// Change of the heart rate that policy "change" reports, beats a minute.
+    pub policy_rate_bpm: f32,
+    /// Change of RR deviation or QRS duration that policy "change" reports, milliseconds.
+    pub policy_rhythm_ms: f32,
+    /// Longest time without a segment under policy "change", milliseconds of stream time.
+    pub policy_refresh_ms: u32,
+    /// Age at which a window is shed, milliseconds; 0 for never.
+    pub freshness_ms: u64,
     /// Time between two commits, milliseconds.
     pub commit_ms: u64,
     /// Address of /metrics and /healthz; empty for none.
@@ -80,6 +97,13 @@ impl AgentSection {
             self.idle_flush_ms..=86_400_000,
         )?;
         within("agent.streams_max", self.streams_max, 1..=100_000)?;
+        within("agent.state_mib_max", self.state_mib_max, 16..=1_048_576)?;
+        within("agent.advance_ms", self.advance_ms, 10_000..=86_400_000)?;
+        within("agent.policy_kth", self.policy_kth, 1..=100_000)?;
+        within("agent.policy_rate_bpm", self.policy_rate_bpm, 1.0..=300.0)?;
+        within("agent.policy_rhythm_ms", self.policy_rhythm_ms, 1.0..=1000.0)?;
+        within("agent.policy_refresh_ms", self.policy_refresh_ms, 10_000..=86_400_000)?;
+        within("agent.freshness_ms", self.freshness_ms, 0..=604_800_000)?;
         within("agent.commit_ms", self.commit_ms, 10..=60_000)
     }
 
@@ -90,8 +114,10 @@ impl AgentSection {
                 lateness_samples: ms_to_samples(self.lateness_ms),
                 gap_repair_samples: ms_to_samples(self.gap_repair_ms) as usize,
                 stride: ms_to_samples(self.stride_ms),
+                advance_samples: ms_to_samples(self.advance_ms),
             },
             streams_max: self.streams_max,
+            bytes_max: self.state_mib_max << 20,
             idle_flush: Duration::from_millis(self.idle_flush_ms),
             idle_evict: Duration::from_millis(self.idle_evict_ms),
         }
@@ -103,6 +129,20 @@ impl AgentSection {
             stalled_after: Duration::from_millis(self.idle_flush_ms),
             forget_after: Duration::from_millis(self.idle_evict_ms),
             monitors_max: self.streams_max,
+        }
+    }
+
+    /// Which windows become segments.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            choice: self.policy,
+            kth: self.policy_kth,
+            stride: ms_to_samples(self.stride_ms),
+            rate_bpm: self.policy_rate_bpm,
+            rhythm_ms: self.policy_rhythm_ms,
+            refresh_samples: ms_to_samples(self.policy_refresh_ms),
+            freshness_us: self.freshness_ms as i64 * 1000,
+            streams_max: self.streams_max,
         }
     }
 }
@@ -133,6 +173,7 @@ mod tests {
             lateness_samples: 1000,
             gap_repair_samples: 10,
             stride: 5000,
+            advance_samples: 30_000,
         };
         assert_eq!(section.windows().windower, windower);
     }

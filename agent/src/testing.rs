@@ -5,7 +5,8 @@
 
 use ecg::LEADS;
 use ecg::packet::Packet;
-use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
+use ecg::segment::{Decision, FilterClass, LeadOrigin, LeadQuality, Measurements, Reason, Segment};
+use ecg::window::Context;
 
 /// A silent segment with a given verdict.
 pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
@@ -36,6 +37,7 @@ pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
         chain: "meit-dsp".into(),
         chain_version: 1,
         stat,
+        filter_class: FilterClass::Unspecified,
         context_before: true,
         context_after: true,
         samples_sha256: "ab".into(),
@@ -55,15 +57,18 @@ pub(crate) fn heartbeat() -> Packet {
         rate_hz: 500.0,
         leads: vec![],
         stat: false,
+        filter_class: FilterClass::Unspecified,
         heartbeat: true,
     }
 }
 
 /// A window of silence without context.
-pub(crate) fn context(start_sample: i64) -> ecg::window::Context {
-    ecg::window::Context {
+pub(crate) fn context(start_sample: i64, last_gateway_time_us: i64, stat: bool) -> Context {
+    Context {
         boot_id: 1,
         start_sample,
-        ..ecg::window::Context::of("bed-01", vec![vec![0.0; ecg::SEGMENT_SAMPLES]; LEADS])
+        last_gateway_time_us,
+        stat,
+        ..Context::of("bed-01", vec![vec![0.0; ecg::SEGMENT_SAMPLES]; LEADS])
     }
 }

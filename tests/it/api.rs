@@ -212,6 +212,7 @@ fn entry(signed: bool) -> Entry {
         chain: "meit-dsp".to_owned(),
         chain_version: 1,
         stat: false,
+        filter_class: ecg::segment::FilterClass::Unspecified,
         context_before: true,
         context_after: true,
         samples_sha256: draft.segment_sha256.clone(),

@@ -13,6 +13,7 @@ mod dashboards;
 mod deploy;
 mod differences;
 mod encoders;
+mod faults;
 mod fusion;
 mod golden;
 mod gradient;

@@ -57,6 +57,7 @@ pub fn packets(recordings: &[Recording], packet_samples: usize) -> Vec<Packet> {
         rate_hz: SAMPLE_RATE_HZ,
         leads: vec![],
         stat: false,
+        filter_class: ecg::segment::FilterClass::Unspecified,
         heartbeat: true,
     };
     let lead = |index: usize, first: usize| {
@@ -87,6 +88,13 @@ pub struct Running<Summary> {
 }
 
 impl<Summary> Running<Summary> {
+    /// Ends it at once, as a kill does: nothing is drained, nothing is committed.
+    pub async fn kill(self) {
+        self.task.abort();
+        // an aborted task ends with an error, which is what was asked for
+        let _ = self.task.await;
+    }
+
     /// Stops it and waits for what it says.
     pub async fn stop(self) -> Summary {
         self.stop.trigger();
@@ -101,11 +109,16 @@ impl<Summary> Running<Summary> {
 
 /// An agent on a broker.
 pub fn agent_on(kafka: KafkaSettings) -> Running<AgentSummary> {
+    agent_with(kafka, &Registry::new())
+}
+
+/// An agent on a broker that counts in a registry.
+fn agent_with(kafka: KafkaSettings, registry: &Registry) -> Running<AgentSummary> {
     let mut settings: AgentSettings = service::settings::load("agent", None).unwrap();
     settings.kafka = kafka;
-    settings.agent.metrics_address.clear();
     let stop = Shutdown::new();
-    let task = tokio::spawn(agent::run(settings, stop.clone()));
+    let metrics = agent::metrics::Metrics::new(registry).unwrap();
+    let task = tokio::spawn(agent::run_with(settings, metrics, stop.clone()));
     Running { stop, task }
 }
 
@@ -136,7 +149,12 @@ impl Rig {
     }
 
     pub fn agent(&self) -> Running<AgentSummary> {
-        agent_on(self.kafka.clone())
+        self.agent_with(&Registry::new())
+    }
+
+    /// An agent that counts in a registry.
+    pub fn agent_with(&self, registry: &Registry) -> Running<AgentSummary> {
+        agent_with(self.kafka.clone(), registry)
     }
 
     pub fn node(&self) -> Running<NodeSummary> {
@@ -145,7 +163,12 @@ impl Rig {
 
     /// Sends bytes as a monitor's gateway would.
     pub async fn send_bytes(&self, payload: &[u8]) {
-        let key = Some(STREAM.as_bytes());
+        self.send_under(STREAM, payload).await;
+    }
+
+    /// Sends bytes under another stream's key.
+    pub async fn send_under(&self, stream_id: &str, payload: &[u8]) {
+        let key = Some(stream_id.as_bytes());
         self.sink.send(topic::WAVEFORMS, key, payload, &[]).await.unwrap();
     }
 

@@ -4,6 +4,7 @@
 //! Invariant: the samples of every packet are a function of recordings, settings and seed; only the clocks differ from run
 //! to run.
 
+pub mod fault;
 pub mod metrics;
 mod monitor;
 pub mod noise;

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use bedside::fault::Fault;
 use bedside::noise::Noise;
 use bedside::settings::BedsideSettings;
 use clap::Parser;
@@ -39,6 +40,12 @@ struct Arguments {
     /// Decides order and noise.
     #[arg(long)]
     seed: Option<u64>,
+    /// Injects a fault at a moment of stream time, such as clock-back@30s; repeatable; --help lists the kinds.
+    #[arg(long = "fault", value_name = "KIND@SECONDSs[/STREAM]", long_help = bedside::fault::help())]
+    faults: Vec<Fault>,
+    /// Address of /metrics and /healthz; empty for none.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics_address: Option<String>,
 }
 
 impl Arguments {
@@ -53,6 +60,8 @@ impl Arguments {
         section.noise = self.noise.unwrap_or(section.noise);
         section.snr_db = self.snr_db.unwrap_or(section.snr_db);
         section.seed = self.seed.unwrap_or(section.seed);
+        section.faults.extend(self.faults);
+        section.metrics_address = self.metrics_address.unwrap_or(section.metrics_address.clone());
         settings
     }
 }

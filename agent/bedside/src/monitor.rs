@@ -86,6 +86,7 @@ impl Monitor {
             rate_hz: SAMPLE_RATE_HZ,
             leads: vec![],
             stat: false,
+            filter_class: ecg::segment::FilterClass::Unspecified,
             heartbeat: true,
         }
     }

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::BedsideSummary;
+use crate::fault::Injector;
 use crate::metrics::Metrics;
 use crate::monitor::{Disturbance, Monitor};
 use crate::noise::NoiseSource;
@@ -43,6 +44,14 @@ pub(crate) struct Replay {
     plays: AtomicU64,
     /// Packets of beds that the broker has.
     packets_sent: AtomicU64,
+}
+
+/// What became of a packet.
+struct Sent {
+    /// When it went through the gateway, microseconds since the Unix epoch.
+    gateway_time_us: i64,
+    /// Records that it gave.
+    records: u64,
 }
 
 /// A bed's pace: where its stream's sample 0 lies on the clock.
@@ -153,6 +162,7 @@ impl Replay {
             zero: Instant::now(),
             speed: 1.0,
         };
+        let mut undisturbed = Injector::default();
         let length = SEGMENT_SAMPLES as i64;
         for start in (0..).step_by(SEGMENT_SAMPLES) {
             let play = Play {
@@ -161,8 +171,8 @@ impl Replay {
             };
             for packet in monitor.packets(&play, quiet) {
                 tokio::time::sleep_until(pace.due(packet.first_sample + packet.len() as i64)).await;
-                let gateway_time_us = self.send(packet).await?;
-                self.metrics.heartbeat_sent(gateway_time_us);
+                let sent = self.send(packet, &mut undisturbed).await?;
+                self.metrics.heartbeat_sent(sent.gateway_time_us);
             }
         }
         Ok(())
@@ -179,16 +189,20 @@ impl Replay {
             seed: self.section.seed,
             bed: number,
         };
+        let mut injector = Injector::new(&self.section.faults, &bed.stream_id);
         for play in &bed.plays {
             for packet in monitor.packets(play, disturbance) {
                 pace.zero += self.hold().await;
                 tokio::time::sleep_until(pace.due(packet.first_sample + packet.len() as i64)).await;
-                self.send_of_bed(packet).await?;
+                self.send_of_bed(packet, &mut injector).await?;
             }
             self.plays.fetch_add(1, Ordering::Relaxed);
         }
         match bed.plays.last() {
-            Some(last) => self.send_of_bed(monitor.farewell(last.samples.end)).await,
+            Some(last) => {
+                self.send_of_bed(monitor.farewell(last.samples.end), &mut injector)
+                    .await
+            }
             None => Ok(()),
         }
     }
@@ -205,28 +219,34 @@ impl Replay {
         held
     }
 
-    async fn send_of_bed(&self, packet: Packet) -> anyhow::Result<()> {
-        self.send(packet).await?;
-        self.packets_sent.fetch_add(1, Ordering::Relaxed);
+    async fn send_of_bed(&self, packet: Packet, injector: &mut Injector) -> anyhow::Result<()> {
+        let sent = self.send(packet, injector).await?;
+        self.packets_sent.fetch_add(sent.records, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Sends a packet through the gateway, and says when that was, microseconds since the Unix epoch.
-    async fn send(&self, packet: Packet) -> anyhow::Result<i64> {
+    /// Sends a packet through the gateway, with what goes wrong with it.
+    async fn send(&self, packet: Packet, injector: &mut Injector) -> anyhow::Result<Sent> {
         let gateway_time_us = now_us();
         let packet = Packet {
             gateway_time_us,
             ..packet
         };
-        let key = Some(packet.stream_id.as_bytes());
-        let event_id = format!("{}-{}-{}", packet.stream_id, packet.boot_id, packet.sequence);
-        let headers = ecg::event::headers(topic::WAVEFORMS, "/meit/bedside", &event_id);
-        self.sink
-            .send(topic::WAVEFORMS, key, &packet.encode(), &headers)
-            .await
-            .context("send packet")?;
-        self.metrics.packets_sent.inc();
-        Ok(gateway_time_us)
+        let mut records = 0;
+        for record in injector.records(&packet) {
+            let event_id = format!("{}-{}-{}", packet.stream_id, packet.boot_id, packet.sequence);
+            let headers = ecg::event::headers(topic::WAVEFORMS, "/meit/bedside", &event_id);
+            self.sink
+                .send(topic::WAVEFORMS, Some(&record.key), &record.payload, &headers)
+                .await
+                .context("send packet")?;
+            self.metrics.packets_sent.inc();
+            records += 1;
+        }
+        Ok(Sent {
+            gateway_time_us,
+            records,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
 
+use crate::fault::Fault;
 use crate::noise::Noise;
 
 /// Everything that meit-bedside reads.
@@ -46,6 +47,8 @@ pub struct BedsideSection {
     pub seed: u64,
     /// Boot of the monitors; 0 takes the clock's seconds, so that a second replay is a new boot of the same monitors.
     pub boot_id: u64,
+    /// Faults to inject, such as "clock-back@30s"; none, usually.
+    pub faults: Vec<Fault>,
     /// Packets that readers may lag behind before the beds wait; only with a lag probe.
     pub lag_packets_max: u64,
     /// Header of the recording that the heartbeat plays; empty for no heartbeat.

@@ -116,7 +116,12 @@ fn print(
     true_db: &[Option<f64>; LEADS],
     config: &DspConfig,
 ) {
-    let dsp::Analysis { segment, pattern, .. } = dsp::analyse_in_full(context, config);
+    let dsp::Analysis {
+        segment,
+        pattern,
+        resting_share,
+        ..
+    } = dsp::analyse_in_full(context, config);
     let line = serde_json::json!({
         "record": header.file_stem().map(|s| s.to_string_lossy().into_owned()),
         "noise": kind,
@@ -126,6 +131,7 @@ fn print(
         "reasons": segment.reasons,
         "quality": segment.quality,
         "measurements": segment.measurements,
+        "resting_share": resting_share,
         "pattern": pattern.as_ref().map(|pattern| pattern.as_slice()),
     });
     println!("{line}");

@@ -12,7 +12,7 @@ use prost::Message;
 
 pub use self::error::{PacketError, RejectReason};
 use crate::lead::Lead;
-use crate::segment::LeadOrigin;
+use crate::segment::{FilterClass, LeadOrigin};
 use crate::wire;
 
 /// Largest encoded packet that is decoded, bytes: Kafka's default message limit.
@@ -51,6 +51,8 @@ pub struct Packet {
     pub leads: Vec<PacketLead>,
     /// True when the monitor asks for an urgent reading.
     pub stat: bool,
+    /// Pass band that the device applied.
+    pub filter_class: FilterClass,
     /// True when the packet only says that the stream is alive and stands at `first_sample`; it carries no leads.
     pub heartbeat: bool,
 }
@@ -146,6 +148,11 @@ impl Packet {
             rate_hz: wire.rate_hz,
             leads,
             stat: wire.stat,
+            filter_class: wire::FilterClass::try_from(wire.filter_class)
+                .map_err(|_| PacketError::FilterClass {
+                    value: wire.filter_class,
+                })?
+                .into(),
             heartbeat: wire.heartbeat,
         })
     }
@@ -165,6 +172,7 @@ impl Packet {
             leads: self.leads.iter().map(lead_to_wire).collect(),
             stat: self.stat,
             heartbeat: self.heartbeat,
+            filter_class: wire::FilterClass::from(self.filter_class) as i32,
         }
         .encode_to_vec()
     }
@@ -199,7 +207,7 @@ fn check_frame(wire: &wire::WaveformPacket) -> Result<(), PacketError> {
 }
 
 fn lead_of_wire(wire: &wire::LeadSamples, want: usize) -> Result<PacketLead, PacketError> {
-    let lead = Lead::parse(&wire.name)?;
+    let lead = Lead::parse(&wire.name).map_err(|_| PacketError::LeadUnknown)?;
     let unequal = || PacketError::UnequalLength {
         lead,
         got: wire.samples.len(),
@@ -300,6 +308,7 @@ mod tests {
             rate_hz: 500.0,
             leads: vec![lead(Lead::V6, 1), lead(Lead::II, 2)],
             stat: true,
+            filter_class: FilterClass::Monitor,
             heartbeat: false,
         }
     }
@@ -360,6 +369,7 @@ mod tests {
         check(|wire| wire.leads[0].invalid[0].length = 5, RejectReason::Mask);
         check(|wire| wire.leads[0].invalid[0].start = u32::MAX, RejectReason::Mask);
         check(|wire| wire.leads[0].origin = 99, RejectReason::Mask);
+        check(|wire| wire.filter_class = 99, RejectReason::Schema);
         check(|wire| wire.leads[0].samples = vec![0; 40_002], RejectReason::TooLarge);
     }
 

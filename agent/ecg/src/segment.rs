@@ -48,6 +48,8 @@ pub struct Segment {
     pub chain_version: u32,
     /// True when the monitor asked for an urgent reading.
     pub stat: bool,
+    /// The device's own filter; the narrowest that a packet of the window names.
+    pub filter_class: FilterClass,
     /// True when the full context before the segment was there.
     pub context_before: bool,
     /// True when the full context after the segment was there.
@@ -166,6 +168,23 @@ impl Reason {
             Reason::AmplitudeLow => "amplitude_low",
         }
     }
+}
+
+/// Pass band that the device applied before it sent the samples, from widest to narrowest; carried, never undone.
+///
+/// Source: 60601-2-25 (carts) and 60601-2-27 (monitors); a 40 Hz feed makes QRS amplitudes and ST segments look smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterClass {
+    /// Not told.
+    #[default]
+    Unspecified,
+    /// 0.05 to 150 Hz or wider.
+    Diagnostic,
+    /// About 0.5 to 40 Hz.
+    Monitor,
+    /// Narrower still.
+    Strong,
 }
 
 /// Where a lead's samples come from.

@@ -196,6 +196,8 @@ impl Leads {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn write(dir: &Path, name: &str, bytes: &[u8]) {
@@ -222,6 +224,54 @@ mod tests {
         assert_eq!(record.signals[1].baseline, 1000);
         assert_eq!(record.comments, ["note"]);
         assert!((record.signal_uv(1)[0] - 55.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_header_that_asks_for_other_files_absurd_rates_or_offsets_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "r.dat", &[1, 2, 3, 4]);
+        for header in [
+            "r 1 500 2\n/etc/passwd 16 200 16 0 0 0 0 I\n",
+            "r 1 500 2\n../r.dat 16 200 16 0 0 0 0 I\n",
+            "r 1 1e300 2\nr.dat 16 200 16 0 0 0 0 I\n",
+            "r 1 1e-9 2\nr.dat 16 200 16 0 0 0 0 I\n",
+            "r 1 NaN 2\nr.dat 16 200 16 0 0 0 0 I\n",
+            "r 1 500 2\nr.dat 16+18446744073709551615 200 16 0 0 0 0 I\n",
+        ] {
+            write(dir.path(), "r.hea", header.as_bytes());
+            assert!(read(&dir.path().join("r.hea")).is_err(), "{header}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_damaged_files_are_read_or_refused(
+            template in prop::sample::select(vec![
+                "r 2 360 6\nr.dat 212 200(10)/mV 11 1024 1 2 0 MLII\nr.dat 212 200 11 1024 1 2 0 V5\n# a\n",
+                "r 3 500 4\nr.dat 16 200/mV 16 0 1 2 0 I\nr.dat 16 200 16 0 1 2 0 II\nr.dat 16 1/uV 16 0 1 2 0 V1\n",
+                "r 2 500\nr.mat 16+24 1000/mV 16 0 1 2 0 I\nr.mat 16+24 1000/mV 16 0 1 2 0 II\n",
+                "r 1 100 8\nr.dat 80 100 8 0 1 2 0 V2\n",
+            ]),
+            edits in prop::collection::vec((0usize..120, any::<u8>()), 0..6),
+            signals in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut header = template.as_bytes().to_vec();
+            for (at, byte) in edits {
+                let at = at % header.len();
+                header[at] = byte;
+            }
+            write(dir.path(), "r.hea", &header);
+            for name in ["r.dat", "r.mat"] {
+                write(dir.path(), name, &signals);
+            }
+            if let Ok(record) = read(&dir.path().join("r.hea")) {
+                let samples = record.signals.iter().map(|signal| signal.samples.len()).max();
+                prop_assert!(samples.is_none_or(|samples| samples <= signals.len()));
+                // too few leads or too short is an answer too
+                let _ = record.context();
+            }
+        }
     }
 
     #[test]

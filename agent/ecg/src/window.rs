@@ -5,19 +5,28 @@
 //! bit for bit.
 
 mod boot;
+mod clock;
+mod quarantine;
 mod store;
+#[cfg(test)]
+mod wild;
 
 use std::collections::VecDeque;
 
 use crate::packet::{Packet, PacketError};
-use crate::segment::LeadOrigin;
+use crate::segment::{FilterClass, LeadOrigin};
 use crate::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 use boot::Boot;
+pub use clock::ClockJump;
+use clock::{DeviceClock, Observed};
 
 const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
 /// Greatest lateness, samples of the 500 Hz grid. With it, and packets of a second or less, a restart from the commit
 /// floor never sees the whole of an earlier window, so it makes none again.
 pub const LATENESS_SAMPLES_MAX: i64 = 1500;
+
+/// Silence of a stream's device, by the gateway's clock, after which another device with a smaller boot may take over.
+const TAKEOVER_US: i64 = 10_000_000;
 
 /// One window and the samples around it: everything that `dsp::analyse` may look at.
 ///
@@ -52,6 +61,8 @@ pub struct Context {
     pub paced: bool,
     /// True when the monitor asked for an urgent reading.
     pub stat: bool,
+    /// The device's own filter; the narrowest that a packet of the window names.
+    pub filter_class: FilterClass,
 }
 
 impl Context {
@@ -72,6 +83,7 @@ impl Context {
             saturated: [false; LEADS],
             paced: false,
             stat: false,
+            filter_class: FilterClass::Unspecified,
         }
     }
 }
@@ -86,15 +98,19 @@ pub struct WindowerConfig {
     pub gap_repair_samples: usize,
     /// Distance of two windows' starts, samples of the 500 Hz grid, at least 1.
     pub stride: i64,
+    /// How far ahead of the newest sample a packet may begin, samples of the 500 Hz grid, unless the gateway's clock
+    /// agrees that so much time went by; what is further is refused until it goes on for two seconds.
+    pub advance_samples: i64,
 }
 
 impl Default for WindowerConfig {
-    /// 2 s of lateness, gaps up to 20 ms bridged, windows end to end.
+    /// 2 s of lateness, gaps up to 20 ms bridged, windows end to end, a minute ahead.
     fn default() -> Self {
         Self {
             lateness_samples: 1000,
             gap_repair_samples: 10,
             stride: SEGMENT,
+            advance_samples: 30_000,
         }
     }
 }
@@ -108,6 +124,10 @@ pub struct PushOutcome {
     pub duplicate: usize,
     /// Instants that came too late, or from an earlier boot; dropped.
     pub late: usize,
+    /// The device's clock jumped between the packet before and this one.
+    pub jump: Option<ClockJump>,
+    /// The packet began a new boot of a stream that had one.
+    pub takeover: bool,
 }
 
 /// Windows of which no context was made.
@@ -159,39 +179,102 @@ impl Windower {
     /// Takes a packet; `tag` (a record's offset) comes back in [`Windower::floor`]. Drain [`Windower::ready`] after it.
     ///
     /// # Errors
-    /// [`PacketError::RateMismatch`] when the rate changed within a boot, [`PacketError::Conflict`] when a sample came
-    /// before with another value. The packet then changes nothing.
+    /// [`PacketError`] when rate label, sample index, sequence number, device or samples contradict what came before. The
+    /// packet's samples are then dropped; a rate label that turns out wrong also gives up the unfinished windows.
     pub fn push(&mut self, packet: Packet, tag: u64) -> Result<PushOutcome, PacketError> {
+        let mut outcome = PushOutcome::default();
         match &self.boot {
-            Some(boot) if packet.boot_id < boot.boot_id => {
-                return Ok(PushOutcome {
-                    late: packet.len(),
-                    ..PushOutcome::default()
-                });
-            }
-            Some(boot) if packet.boot_id == boot.boot_id && packet.rate_hz != boot.rate_hz => {
-                return Err(PacketError::RateMismatch {
-                    rate_hz: packet.rate_hz,
-                    expected_hz: boot.rate_hz,
-                });
+            Some(boot) if is_old(boot, &packet)? => {
+                outcome.late = packet.len();
+                return Ok(outcome);
             }
             Some(boot) if packet.boot_id == boot.boot_id => {}
-            _ => self.start_boot(&packet),
+            before => {
+                outcome.takeover = before.is_some();
+                self.start_boot(&packet);
+            }
         }
+        if let Some(boot) = &mut self.boot {
+            boot.check_sequence(&packet)?;
+        }
+        outcome.jump = self.check_time(&packet)?;
         let Some(boot) = &mut self.boot else {
-            return Ok(PushOutcome::default());
+            return Ok(outcome);
         };
         let end = packet.first_sample + packet.len() as i64;
         let from = boot.accepted_from(&self.cfg);
         let late = (from - packet.first_sample).clamp(0, packet.len() as i64) as usize;
         let written = boot.store.write(&packet, from, tag)?;
         boot.watermark = boot.watermark.max(end);
+        boot.gateway_time_us = boot.gateway_time_us.max(packet.gateway_time_us);
         self.close_final();
         Ok(PushOutcome {
             fresh: written.fresh,
             duplicate: written.duplicate,
             late,
+            ..outcome
         })
+    }
+
+    /// Holds rate label, device clock and sample index of the current boot against each other.
+    fn check_time(&mut self, packet: &Packet) -> Result<Option<ClockJump>, PacketError> {
+        let Some(boot) = &mut self.boot else { return Ok(None) };
+        if packet.rate_hz != boot.rate_hz {
+            return Err(PacketError::RateMismatch {
+                rate_hz: packet.rate_hz,
+                expected_hz: boot.rate_hz,
+            });
+        }
+        let far = boot.is_far(packet, &self.cfg);
+        if far && !boot.ahead.confirms(packet) {
+            return Err(PacketError::ClockForward {
+                first_sample: packet.first_sample,
+                watermark: boot.watermark,
+            });
+        }
+        boot.ahead.clear();
+        if far {
+            boot.clock = DeviceClock::default();
+        }
+        let jump = match boot
+            .clock
+            .observe(packet.first_sample, packet.device_time_us, packet.rate_hz)
+        {
+            Observed::Steady => None,
+            Observed::Jump(jump) => Some(jump),
+            Observed::Rate(measured_hz) => {
+                self.give_up();
+                return Err(PacketError::RateLabel {
+                    measured_hz,
+                    rate_hz: packet.rate_hz,
+                });
+            }
+        };
+        if boot.began_on_a_slip(packet, &self.cfg) {
+            // a window of the slip would lie after those of the stream, and they would pass for made before
+            self.give_up();
+            self.start_boot(packet);
+            return Ok(Some(ClockJump::Back));
+        }
+        Ok(if far { Some(ClockJump::Forward) } else { jump })
+    }
+
+    /// Parts per million by which the device's clock runs ahead of its sample index; `None` before half a minute.
+    pub fn drift_ppm(&self) -> Option<f64> {
+        let boot = self.boot.as_ref()?;
+        boot.clock.drift_ppm(boot.rate_hz)
+    }
+
+    /// Bytes of samples that are held.
+    pub fn bytes(&self) -> usize {
+        let context = |context: &Context| {
+            context
+                .samples_uv
+                .iter()
+                .map(|lead| lead.len() * size_of::<f32>())
+                .sum::<usize>()
+        };
+        self.boot.as_ref().map_or(0, |boot| boot.store.bytes()) + self.closed.iter().map(context).sum::<usize>()
     }
 
     /// The next closed window, in order.
@@ -239,6 +322,19 @@ impl Windower {
         std::mem::take(&mut self.skipped)
     }
 
+    /// Drops the samples of the unfinished windows, which cannot be trusted, and makes none of them.
+    fn give_up(&mut self) {
+        let Some(boot) = &mut self.boot else { return };
+        let Some(start) = boot.next_start(&self.cfg) else {
+            return;
+        };
+        let newest = boot.grid_sample(boot.watermark);
+        let until = (newest.div_euclid(self.cfg.stride) + 1) * self.cfg.stride;
+        self.skipped.partial += ((until - start) / self.cfg.stride).max(0) as u64;
+        boot.closed_until = boot.closed_until.max(Some(until));
+        boot.store = store::Store::default();
+    }
+
     fn start_boot(&mut self, packet: &Packet) {
         self.end_boot();
         self.boot = Some(Boot::of(packet));
@@ -278,6 +374,26 @@ impl Windower {
         boot.closed_until = Some(start + self.cfg.stride);
         boot.store.release(boot.needed_from(&self.cfg));
     }
+}
+
+/// True for a packet of an earlier boot of the stream's device.
+///
+/// Boots of one device grow. Boots of two devices have no order: the other device takes over with a greater boot, or once
+/// the stream's own has been silent for [`TAKEOVER_US`] by the gateway's clock.
+///
+/// # Errors
+/// [`PacketError::DeviceConflict`] while both send.
+fn is_old(boot: &Boot, packet: &Packet) -> Result<bool, PacketError> {
+    if packet.device_id == boot.device_id || packet.boot_id > boot.boot_id {
+        return Ok(packet.boot_id < boot.boot_id);
+    }
+    let silent_us = packet.gateway_time_us.saturating_sub(boot.gateway_time_us);
+    if packet.boot_id == boot.boot_id || silent_us < TAKEOVER_US {
+        return Err(PacketError::DeviceConflict {
+            boot_id: packet.boot_id,
+        });
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -333,6 +449,7 @@ mod tests {
             rate_hz,
             leads: leads.iter().map(lead).collect(),
             stat: false,
+            filter_class: crate::segment::FilterClass::Unspecified,
             heartbeat: false,
         }
     }
@@ -491,7 +608,7 @@ mod tests {
             PushOutcome {
                 fresh: 100,
                 duplicate: 25,
-                late: 0
+                ..PushOutcome::default()
             }
         );
         let mut other = first.clone();
@@ -602,6 +719,49 @@ mod tests {
                 missing: 199_999
             }
         );
+    }
+
+    #[test]
+    fn another_device_takes_over_with_a_greater_boot_at_once_and_with_a_smaller_one_after_a_silence() {
+        let other = |boot_id, gateway_time_us| Packet {
+            device_id: "monitor-02".into(),
+            boot_id,
+            gateway_time_us,
+            ..packet(500.0, &EIGHT, 0..100)
+        };
+        let own = Packet {
+            boot_id: 5,
+            gateway_time_us: 1_000_000,
+            ..packet(500.0, &EIGHT, 0..100)
+        };
+        for (boot_id, gateway_time_us, takes_over) in [
+            (6, 1_000_000, true),
+            (5, 60_000_000, false),
+            (4, 10_999_999, false),
+            (4, 11_000_000, true),
+        ] {
+            let mut windower = Windower::new("bed-01", WindowerConfig::default());
+            assert!(!windower.push(own.clone(), 0).unwrap().takeover);
+            match windower.push(other(boot_id, gateway_time_us), 1) {
+                Ok(outcome) => assert!(takes_over && outcome.takeover, "boot {boot_id}"),
+                Err(PacketError::DeviceConflict { .. }) => assert!(!takes_over, "boot {boot_id}"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_boot_that_began_far_ahead_goes_back_to_where_its_samples_are() {
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        windower.push(packet(500.0, &EIGHT, 10_000_000..10_000_125), 0).unwrap();
+        let mut outcomes = Vec::new();
+        for (tag, packet) in in_order(500.0, &EIGHT, 0..9000, 125).into_iter().enumerate() {
+            outcomes.push(windower.push(packet, tag as u64 + 1).unwrap());
+        }
+        // eight packets are two seconds
+        assert!(outcomes[..7].iter().all(|outcome| outcome.late == 125));
+        assert_eq!(outcomes[7].jump, Some(ClockJump::Back));
+        assert!(outcomes[7..].iter().all(|outcome| outcome.fresh == 125));
     }
 
     #[test]

@@ -22,6 +22,28 @@ pub fn samples_of_bytes(bytes: &[u8]) -> Option<Vec<i16>> {
     Some(pairs.map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect())
 }
 
+impl From<FilterClass> for crate::segment::FilterClass {
+    fn from(class: FilterClass) -> Self {
+        match class {
+            FilterClass::Unspecified => Self::Unspecified,
+            FilterClass::Diagnostic => Self::Diagnostic,
+            FilterClass::Monitor => Self::Monitor,
+            FilterClass::Strong => Self::Strong,
+        }
+    }
+}
+
+impl From<crate::segment::FilterClass> for FilterClass {
+    fn from(class: crate::segment::FilterClass) -> Self {
+        match class {
+            crate::segment::FilterClass::Unspecified => Self::Unspecified,
+            crate::segment::FilterClass::Diagnostic => Self::Diagnostic,
+            crate::segment::FilterClass::Monitor => Self::Monitor,
+            crate::segment::FilterClass::Strong => Self::Strong,
+        }
+    }
+}
+
 impl From<LeadOrigin> for crate::segment::LeadOrigin {
     fn from(origin: LeadOrigin) -> Self {
         match origin {

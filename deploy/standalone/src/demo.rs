@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bedside::fault::Fault;
 use bedside::noise::Noise;
 use ecg::id::HEARTBEAT_STREAM;
 use ecg::report::DraftReport;
@@ -36,6 +37,8 @@ use crate::summary::Summary;
 const PARTITIONS: i32 = 8;
 /// How long the last drafts may take after the last packet.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// Silence after which a replay with faults is over: longer than the agent takes to flush an idle stream.
+const QUIET: Duration = Duration::from_secs(15);
 /// Boot of the monitors on the embedded broker: fixed, so that segment ids repeat.
 const BOOT_ID: u64 = 1;
 
@@ -72,6 +75,9 @@ pub struct Arguments {
     /// Sign the drafts with the recordings' own reports, run the nightly job on them, and draft again with what it promotes.
     #[arg(long, conflicts_with_all = ["json", "brokers", "review", "heartbeat"])]
     pub night: bool,
+    /// Injects a fault at a moment of stream time, such as clock-back@30s; repeatable; --help lists the kinds.
+    #[arg(long = "fault", value_name = "KIND@SECONDSs[/BED]", long_help = bedside::fault::help())]
+    pub faults: Vec<Fault>,
     /// Print one JSON object a draft instead of text.
     #[arg(long)]
     pub json: bool,
@@ -160,14 +166,13 @@ async fn stream(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<()
         &mut arrived,
         &interrupt,
         &counters.agent,
-        plan.windows(),
+        // faults change how many windows there are
+        arguments.faults.is_empty().then(|| plan.windows()),
         replay,
         |draft| {
-            let seen_draft = Seen::new(
-                draft,
-                plan.recording_at(&draft.stream_id, draft.start_sample),
-                &references,
-            );
+            let moved = arguments.faults.iter().any(|fault| fault.moves_index(&draft.stream_id));
+            let recording = plan.recording_at(&draft.stream_id, draft.start_sample);
+            let seen_draft = Seen::new(draft, recording.filter(|_| !moved), &references);
             show.draft(&seen_draft)?;
             seen.push(seen_draft.latency_ms());
             Ok(())
@@ -251,23 +256,29 @@ impl Counters {
     }
 }
 
-/// Hands drafts on until every window has its fate, the interrupt comes, or the last draft is overdue.
+/// Hands drafts on until every window has its fate, the interrupt comes, or the last draft is overdue; where the number of
+/// windows is not known, until nothing came for [`QUIET`].
 pub(crate) async fn follow(
     arrived: &mut mpsc::Receiver<DraftReport>,
     interrupt: &Shutdown,
     agent: &agent::metrics::Metrics,
-    windows: usize,
+    windows: Option<usize>,
     mut replay: JoinHandle<anyhow::Result<bedside::BedsideSummary>>,
     mut on_draft: impl FnMut(&DraftReport) -> anyhow::Result<()>,
 ) -> anyhow::Result<bedside::BedsideSummary> {
-    let mut drafts = 0;
+    let (mut drafts, mut fates_before) = (0, 0);
     let mut summary = None;
     let mut deadline = None;
     loop {
         let fates = drafts + agent.summary().segments_rejected as usize;
-        if let Some(summary) = summary.filter(|_| fates >= windows || interrupt.is_triggered()) {
+        let all = windows.is_some_and(|windows| fates >= windows);
+        if let Some(summary) = summary.filter(|_| all || interrupt.is_triggered()) {
             return Ok(summary);
         }
+        if windows.is_none() && fates > fates_before {
+            deadline = deadline.map(|_| tokio::time::Instant::now() + QUIET);
+        }
+        fates_before = fates;
         let overdue = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -284,10 +295,15 @@ pub(crate) async fn follow(
             }
             played = &mut replay, if summary.is_none() => {
                 summary = Some(played.context("replay panicked")??);
-                deadline = Some(tokio::time::Instant::now() + DRAIN_MAX);
+                let wait = if windows.is_some() { DRAIN_MAX } else { QUIET };
+                deadline = Some(tokio::time::Instant::now() + wait);
             }
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
-            () = overdue => bail!("{fates} of {windows} windows have a draft or a rejection {DRAIN_MAX:?} after the last packet"),
+            () = overdue => match (windows, summary) {
+                (Some(windows), _) => bail!("{fates} of {windows} windows have a draft or a rejection {DRAIN_MAX:?} after the last packet"),
+                (None, Some(summary)) => return Ok(summary),
+                (None, None) => {}
+            },
         }
     }
 }
@@ -349,6 +365,7 @@ impl Settings {
         section.minutes = arguments.minutes;
         section.speed = arguments.speed;
         section.seed = arguments.seed;
+        section.faults.clone_from(&arguments.faults);
         section.snr_db = arguments.snr_db;
         section.noise_directory.clone_from(&arguments.noise_directory);
         section.noise = match arguments.noise {

@@ -190,7 +190,7 @@ impl Day<'_> {
         let replay = tokio::spawn(async move { bedside::run_with(settings, &plan, metrics, Some(lag), stop).await });
         let mut drafts = Vec::new();
         let windows = self.plan.windows() + rejected;
-        follow(arrived, self.interrupt, &agent, windows, replay, |draft| {
+        follow(arrived, self.interrupt, &agent, Some(windows), replay, |draft| {
             drafts.push(draft.clone());
             Ok(())
         })

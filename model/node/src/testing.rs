@@ -111,6 +111,7 @@ pub(crate) fn segment(number: i64) -> Segment {
         chain: "meit-dsp".to_owned(),
         chain_version: 1,
         stat: false,
+        filter_class: ecg::segment::FilterClass::Unspecified,
         context_before: true,
         context_after: true,
         samples_sha256: "ab".to_owned(),

@@ -44,6 +44,7 @@ pub fn segment(stream_id: &str, start_sample: i64) -> Segment {
         reasons: vec![],
         chain: "meit-dsp".to_owned(),
         chain_version: 1,
+        filter_class: ecg::segment::FilterClass::Unspecified,
         stat: false,
         context_before: true,
         context_after: true,

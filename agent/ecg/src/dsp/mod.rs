@@ -12,6 +12,7 @@ pub mod measure;
 pub mod quality;
 pub mod repair;
 pub mod resample;
+pub mod rest;
 pub mod reversal;
 pub mod shapes;
 pub mod snr;
@@ -90,6 +91,8 @@ pub struct Analysis {
     pub beats: Beats,
     /// Pattern of the dominant beat, where it has one.
     pub pattern: Option<reversal::Pattern>,
+    /// Share of the time that the median readable lead rests, 0..=1.
+    pub resting_share: Option<f32>,
 }
 
 /// [`analyse`] with the beats and the pattern that the segment was told from: for evaluation.
@@ -158,6 +161,7 @@ impl Workspace {
             let flags = std::mem::take(&mut flags[lead]);
             quality::lead_quality(&leads[lead], flags, snr_db, context.origin[lead], &config.quality)
         });
+        let resting_share = rest::resting_share(clean, &readable);
         let dominant = groups.first().map_or(&[][..], Vec::as_slice);
         let state = WindowState {
             frames: clean,
@@ -165,12 +169,14 @@ impl Workspace {
             paced: context.paced,
             gain_step: artefacts::gain_step(clean, dominant, &config.quality),
             reversal: pattern.as_ref().map(reversal::evidence),
+            resting_share,
         };
         let verdict = quality::gate(&quality, &state, &config.quality);
         Analysis {
             segment: assemble(context, clean, quality, measurements, verdict),
             beats,
             pattern,
+            resting_share,
         }
     }
 }
@@ -283,6 +289,7 @@ fn assemble(
         chain: CHAIN.to_owned(),
         chain_version: CHAIN_VERSION,
         stat: context.stat,
+        filter_class: context.filter_class,
         context_before: context.before == CONTEXT_SAMPLES,
         context_after: context.after == CONTEXT_SAMPLES,
     }

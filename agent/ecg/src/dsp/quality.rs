@@ -59,6 +59,10 @@ pub struct Limits {
     pub heart_rate_bpm_min: f32,
     /// Heart rates outside of these are flagged, beats a minute.
     pub heart_rate_bpm_max: f32,
+    /// Share of the time that a heart must rest between its beats; fibrillation of the ventricles does not, 0..=1.
+    pub resting_share_min: f32,
+    /// Share below which the window is marginal, 0..=1: broad beats at a high rate.
+    pub resting_share_marginal: f32,
 }
 
 impl Default for Limits {
@@ -85,6 +89,8 @@ impl Default for Limits {
             agreement_marginal: 0.8,
             heart_rate_bpm_min: 20.0,
             heart_rate_bpm_max: 250.0,
+            resting_share_min: 0.44,
+            resting_share_marginal: 0.52,
         }
     }
 }
@@ -264,6 +270,8 @@ pub struct WindowState<'a> {
     pub gain_step: [bool; LEADS],
     /// The likeliest swap of electrodes and the evidence for it.
     pub reversal: Option<(Swap, f64)>,
+    /// Share of the time that the heart rests between its beats, 0..=1; none without a readable lead.
+    pub resting_share: Option<f32>,
 }
 
 /// Decides on the whole window; reasons are sorted and unique.
@@ -278,7 +286,8 @@ pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limit
     let ranges = qrs_ranges(window.frames, &beats.peaks);
     let amplitude_uv = median(usable().map(|lead| ranges[lead]));
     let stepped = usable().filter(|&lead| window.gain_step[lead]).count();
-    let bpm = heart_rate_bpm(&beats.peaks);
+    let rates = limits.heart_rate_bpm_min..=limits.heart_rate_bpm_max;
+    let rate_believable = heart_rate_bpm(&beats.peaks).is_some_and(|bpm| rates.contains(&bpm));
     let tests = [
         (Reason::LeadCount, usable().count() < limits.leads_usable_min, false),
         (
@@ -311,10 +320,12 @@ pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limit
             limits.agreement_min,
             limits.agreement_marginal,
         ),
-        (
+        (Reason::RhythmUnusual, !rate_believable, false),
+        below(
             Reason::RhythmUnusual,
-            !bpm.is_some_and(|bpm| (limits.heart_rate_bpm_min..=limits.heart_rate_bpm_max).contains(&bpm)),
-            false,
+            Some(window.resting_share.unwrap_or(1.0)),
+            limits.resting_share_min,
+            limits.resting_share_marginal,
         ),
         (Reason::Paced, window.paced, false),
     ];

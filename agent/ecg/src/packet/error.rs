@@ -4,7 +4,7 @@
 //! Invariant: every error has exactly one [`RejectReason`], so refused packets add up.
 
 use super::{ID_BYTES_MAX, PACKET_BYTES_MAX, PACKET_SAMPLES_MAX, RATE_RANGE_HZ};
-use crate::lead::{Lead, LeadError};
+use crate::lead::Lead;
 
 /// Why bytes are no acceptable packet.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +30,9 @@ pub enum PacketError {
         /// Which id.
         field: &'static str,
     },
-    /// A lead that is none of the twelve.
+    /// A lead that is none of the twelve; its name is not kept, since free text may name a person.
     #[error("packet names an unknown lead")]
-    LeadUnknown(#[from] LeadError),
+    LeadUnknown,
     /// The same lead twice.
     #[error("packet carries lead {lead} twice")]
     LeadDuplicate {
@@ -112,6 +112,47 @@ pub enum PacketError {
     /// The record's key is not the packet's stream.
     #[error("record key is not the packet's stream id")]
     Key,
+    /// A filter class that the schema does not have.
+    #[error("packet has the unknown filter class {value}")]
+    FilterClass {
+        /// Its number.
+        value: i32,
+    },
+    /// The samples come at another rate than their label says, by the device's own clock.
+    #[error("samples come at {measured_hz:.2} hz, their label says {rate_hz} hz")]
+    RateLabel {
+        /// The rate by the device's clock.
+        measured_hz: f64,
+        /// The label.
+        rate_hz: f64,
+    },
+    /// The sample index is ahead of where the stream can be.
+    #[error("first sample {first_sample} is too far ahead of {watermark}")]
+    ClockForward {
+        /// The packet's first sample.
+        first_sample: i64,
+        /// One past the newest sample of the stream.
+        watermark: i64,
+    },
+    /// A sequence number came before on other samples.
+    #[error("sequence {sequence} came before at sample {before}, now at {first_sample}")]
+    SequenceConflict {
+        /// The number.
+        sequence: u64,
+        /// First sample of the packet that had it first.
+        before: i64,
+        /// First sample of this packet.
+        first_sample: i64,
+    },
+    /// Another device sends on a stream whose own device still does.
+    #[error("another device sends on the stream under boot {boot_id}")]
+    DeviceConflict {
+        /// The packet's boot.
+        boot_id: u64,
+    },
+    /// Taking the packet in panicked; its stream starts anew.
+    #[error("the packet could not be processed")]
+    Poison,
     /// A sample came before with another value: two producers on one stream, or a device that rewrites the past.
     #[error("sample {sample} came before with another value")]
     Conflict {
@@ -127,7 +168,7 @@ pub enum RejectReason {
     Decode,
     /// Too many bytes or samples.
     TooLarge,
-    /// Another schema version.
+    /// Another schema version, or a value that this one does not have.
     Schema,
     /// Unusable stream or device id, or a key that is not the stream.
     Identity,
@@ -149,13 +190,17 @@ pub enum RejectReason {
     SampleIndex,
     /// A mask out of range.
     Mask,
-    /// Samples that contradict earlier ones.
-    Conflict,
+    /// Samples, sequence number or device that contradict earlier ones.
+    SeqConflict,
+    /// Sample index ahead of where the stream can be.
+    ClockFwd,
+    /// The packet made its processing panic.
+    Poison,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [RejectReason; 14] = [
+    pub const ALL: [RejectReason; 16] = [
         RejectReason::Decode,
         RejectReason::TooLarge,
         RejectReason::Schema,
@@ -169,7 +214,9 @@ impl RejectReason {
         RejectReason::NonFinite,
         RejectReason::SampleIndex,
         RejectReason::Mask,
-        RejectReason::Conflict,
+        RejectReason::SeqConflict,
+        RejectReason::ClockFwd,
+        RejectReason::Poison,
     ];
 
     /// Label value.
@@ -188,7 +235,9 @@ impl RejectReason {
             RejectReason::NonFinite => "non_finite",
             RejectReason::SampleIndex => "sample_index",
             RejectReason::Mask => "mask",
-            RejectReason::Conflict => "conflict",
+            RejectReason::SeqConflict => "seq_conflict",
+            RejectReason::ClockFwd => "clock_fwd",
+            RejectReason::Poison => "poison",
         }
     }
 }
@@ -199,18 +248,24 @@ impl PacketError {
         match self {
             PacketError::TooLarge { .. } | PacketError::TooLong { .. } => RejectReason::TooLarge,
             PacketError::Decode(_) => RejectReason::Decode,
-            PacketError::Schema { .. } => RejectReason::Schema,
+            PacketError::Schema { .. } | PacketError::FilterClass { .. } => RejectReason::Schema,
             PacketError::Identity { .. } | PacketError::Key => RejectReason::Identity,
-            PacketError::LeadUnknown(_) => RejectReason::LeadUnknown,
+            PacketError::LeadUnknown => RejectReason::LeadUnknown,
             PacketError::LeadDuplicate { .. } => RejectReason::LeadDuplicate,
             PacketError::LeadCount { .. } => RejectReason::LeadCount,
             PacketError::Empty { .. } => RejectReason::Empty,
             PacketError::UnequalLength { .. } => RejectReason::UnequalLength,
-            PacketError::RateRange { .. } | PacketError::RateMismatch { .. } => RejectReason::RateMismatch,
+            PacketError::RateRange { .. } | PacketError::RateMismatch { .. } | PacketError::RateLabel { .. } => {
+                RejectReason::RateMismatch
+            }
             PacketError::NonFinite { .. } => RejectReason::NonFinite,
             PacketError::SampleIndex { .. } => RejectReason::SampleIndex,
             PacketError::Mask { .. } => RejectReason::Mask,
-            PacketError::Conflict { .. } => RejectReason::Conflict,
+            PacketError::Conflict { .. }
+            | PacketError::SequenceConflict { .. }
+            | PacketError::DeviceConflict { .. } => RejectReason::SeqConflict,
+            PacketError::ClockForward { .. } => RejectReason::ClockFwd,
+            PacketError::Poison => RejectReason::Poison,
         }
     }
 }

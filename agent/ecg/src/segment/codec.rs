@@ -72,6 +72,7 @@ impl Segment {
             chain: self.chain.clone(),
             chain_version: self.chain_version,
             stat: self.stat,
+            filter_class: wire::FilterClass::from(self.filter_class) as i32,
             context_before: self.context_before,
             context_after: self.context_after,
             samples_sha256: self.samples_sha256.clone(),
@@ -137,6 +138,12 @@ impl Segment {
             chain: wire.chain,
             chain_version: wire.chain_version,
             stat: wire.stat,
+            filter_class: wire::FilterClass::try_from(wire.filter_class)
+                .map_err(|_| SegmentError::Value {
+                    field: "filter_class",
+                    value: f64::from(wire.filter_class),
+                })?
+                .into(),
             context_before: wire.context_before,
             context_after: wire.context_after,
             samples_sha256: wire.samples_sha256,
@@ -254,7 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::segment::LeadOrigin;
+    use crate::segment::{FilterClass, LeadOrigin};
 
     fn segment() -> Segment {
         let quality = |lead: usize| LeadQuality {
@@ -308,6 +315,7 @@ mod tests {
             chain: "meit-dsp".into(),
             chain_version: 1,
             stat: true,
+            filter_class: FilterClass::Monitor,
             context_before: true,
             context_after: false,
             samples_sha256: "ab".into(),

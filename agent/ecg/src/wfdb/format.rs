@@ -53,7 +53,9 @@ pub(super) fn read_signals(header_path: &Path, header: &Header) -> Result<Vec<Ve
         };
         let frames = header.samples.unwrap_or(values.len() / count);
         if values.len() < frames * count {
-            let expected = (frames * count * bits(&first.format)).div_ceil(8) + first.offset;
+            let expected = (frames * count * bits(&first.format))
+                .div_ceil(8)
+                .saturating_add(first.offset);
             return Err(WfdbError::Short {
                 path,
                 got: bytes.len(),

@@ -11,6 +11,8 @@ const GAIN_DEFAULT: f64 = 200.0;
 /// Signals and samples beyond which a header is taken for damaged.
 const SIGNALS_MAX: usize = 256;
 const SAMPLES_MAX: usize = 1 << 31;
+/// Rates that can be put on the 500 Hz grid without a kernel or a signal of absurd length; carts reach 10 kHz.
+const RATE_HZ: std::ops::RangeInclusive<f64> = 10.0..=20_000.0;
 
 pub(super) struct Header {
     pub name: String,
@@ -62,9 +64,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Header, WfdbError> {
         .split(['/', '('])
         .next()
         .unwrap_or_default();
-    let rate_hz: f64 = place.number("sampling rate", rate, "a positive number of hertz")?;
-    if !(rate_hz.is_finite() && rate_hz > 0.0) {
-        return Err(place.fail("sampling rate", rate, "a positive number of hertz"));
+    let rate_hz: f64 = place.number("sampling rate", rate, "10 to 20000 hertz")?;
+    if !RATE_HZ.contains(&rate_hz) {
+        return Err(place.fail("sampling rate", rate, "10 to 20000 hertz"));
     }
     let samples: Option<usize> = fields
         .next()
@@ -118,6 +120,10 @@ fn signal(place: &Place, line: &str) -> Result<SignalSpec, WfdbError> {
         .unwrap_or(zero);
     if field(1).is_empty() {
         return Err(place.fail("signal line", line, "file and format"));
+    }
+    // a header from anywhere names files beside itself and no others
+    if field(0).contains(['/', '\\']) || field(0).starts_with('.') {
+        return Err(place.fail("signal file", field(0), "a file beside the header"));
     }
     let (format, offset) = format(place, field(1))?;
     Ok(SignalSpec {

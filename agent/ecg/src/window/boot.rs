@@ -4,18 +4,23 @@
 //! Invariant: every answer is a function of the stored samples, the watermark and the windows closed before.
 //! Units: an instant is an index of the device's grid, a sample one of the 500 Hz grid.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::clock::DeviceClock;
+use super::quarantine::{self, Quarantine};
 use super::store::{self, Store};
 use super::{Context, WindowerConfig};
 use crate::dsp::resample::{self, Grid, Resampler};
 use crate::lead::Lead;
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketError};
 use crate::segment::LeadOrigin;
 use crate::{CONTEXT_SAMPLES, LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES, limb};
 
 const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
 const CONTEXT: i64 = CONTEXT_SAMPLES as i64;
+/// Sequence numbers remembered: half a minute of packets of 250 ms.
+const SEQUENCES: usize = 128;
 
 /// State of one boot of the device; the sample index restarts with it.
 pub(super) struct Boot {
@@ -28,6 +33,23 @@ pub(super) struct Boot {
     pub(super) watermark: i64,
     /// Windows that start before this are closed; `None` until the first is.
     pub(super) closed_until: Option<i64>,
+    /// The device whose boot it is.
+    pub(super) device_id: String,
+    /// Gateway time of the newest packet, microseconds.
+    pub(super) gateway_time_us: i64,
+    pub(super) clock: DeviceClock,
+    /// Packets far ahead of the watermark.
+    pub(super) ahead: Quarantine,
+    /// Packets far behind the watermark, before any window closed.
+    pub(super) behind: Quarantine,
+    sequences: VecDeque<Sequence>,
+}
+
+/// Which samples a sequence number stood for.
+struct Sequence {
+    sequence: u64,
+    first_sample: i64,
+    samples: usize,
 }
 
 impl Boot {
@@ -41,7 +63,57 @@ impl Boot {
             store: Store::default(),
             watermark: packet.first_sample,
             closed_until: None,
+            device_id: packet.device_id.clone(),
+            gateway_time_us: packet.gateway_time_us,
+            clock: DeviceClock::default(),
+            ahead: Quarantine::default(),
+            behind: Quarantine::default(),
+            sequences: VecDeque::new(),
         }
+    }
+
+    /// Refuses a sequence number that stood for other samples before; 0 is no number.
+    pub(super) fn check_sequence(&mut self, packet: &Packet) -> Result<(), PacketError> {
+        let (sequence, first_sample, samples) = (packet.sequence, packet.first_sample, packet.len());
+        if sequence == 0 || packet.heartbeat {
+            return Ok(());
+        }
+        if let Some(before) = self.sequences.iter().find(|before| before.sequence == sequence) {
+            let same = (before.first_sample, before.samples) == (first_sample, samples);
+            return if same {
+                Ok(())
+            } else {
+                Err(PacketError::SequenceConflict {
+                    sequence,
+                    before: before.first_sample,
+                    first_sample,
+                })
+            };
+        }
+        if self.sequences.len() == SEQUENCES {
+            self.sequences.pop_front();
+        }
+        self.sequences.push_back(Sequence {
+            sequence,
+            first_sample,
+            samples,
+        });
+        Ok(())
+    }
+
+    /// True when `packet` begins so far ahead that it must not move the watermark as it is.
+    pub(super) fn is_far(&self, packet: &Packet, cfg: &WindowerConfig) -> bool {
+        quarantine::is_far(packet, self.watermark, self.gateway_time_us, cfg.advance_samples)
+    }
+
+    /// True when the boot began on a slip: nothing closed yet, and an unbroken run comes from far behind.
+    pub(super) fn began_on_a_slip(&mut self, packet: &Packet, cfg: &WindowerConfig) -> bool {
+        let behind = self.watermark - packet.first_sample;
+        if self.closed_until.is_some() || behind as f64 <= cfg.advance_samples as f64 * self.ratio() {
+            self.behind.clear();
+            return false;
+        }
+        self.behind.confirms(packet)
     }
 
     /// Device instants a 500 Hz sample.
@@ -68,6 +140,11 @@ impl Boot {
     /// Lateness in device instants.
     fn lateness(&self, cfg: &WindowerConfig) -> i64 {
         (cfg.lateness_samples as f64 * self.ratio()).round() as i64
+    }
+
+    /// The 500 Hz sample at or before an instant.
+    pub(super) fn grid_sample(&self, instant: i64) -> i64 {
+        self.grid.sample_at_or_before(instant)
     }
 
     /// First instant that is not too late.
@@ -167,6 +244,7 @@ impl Boot {
             saturated,
             paced,
             stat: spans.iter().any(|(_, span)| span.stat),
+            filter_class: spans.iter().map(|(_, span)| span.filter_class).max()?,
         })
     }
 

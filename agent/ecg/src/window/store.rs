@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::LEADS;
 use crate::packet::{Packet, PacketError, PacketLead};
-use crate::segment::LeadOrigin;
+use crate::segment::{FilterClass, LeadOrigin};
 
 /// Instants in one block; a block is the unit of allocation and of release.
 const BLOCK: i64 = 1000;
@@ -56,6 +56,7 @@ pub(super) struct Span {
     /// Smallest tag of the packets that wrote these instants.
     pub tag: u64,
     pub stat: bool,
+    pub filter_class: FilterClass,
 }
 
 /// What became of a packet's instants.
@@ -135,6 +136,7 @@ impl Store {
                 clock,
                 tag,
                 stat: packet.stat,
+                filter_class: packet.filter_class,
             },
         );
         let old = self.extent.clone().unwrap_or(from..end);
@@ -203,6 +205,14 @@ impl Store {
             })
     }
 
+    /// Bytes that the samples take.
+    pub(super) fn bytes(&self) -> usize {
+        let leads = self.blocks.values().flatten().flatten().count();
+        leads * BLOCK as usize * (size_of::<f32>() + size_of::<u8>())
+            + self.blocks.len() * size_of::<Block>()
+            + self.spans.len() * size_of::<(i64, Span)>()
+    }
+
     /// Releases everything before `low`, a block at a time.
     pub(super) fn release(&mut self, low: i64) {
         while let Some(entry) = self
@@ -251,6 +261,7 @@ impl Store {
             span.clock = span.clock.min(new.clock);
             span.tag = span.tag.min(new.tag);
             span.stat |= new.stat;
+            span.filter_class = span.filter_class.max(new.filter_class);
             at = span.end;
         }
         if at < new.end {

@@ -222,6 +222,7 @@ fn packet(recordings: &[Recording], stream: usize, first: usize, is_end: bool, b
             recording.leads.iter().map(lead).collect()
         },
         stat: false,
+        filter_class: ecg::segment::FilterClass::Unspecified,
         heartbeat: is_end,
     }
 }
