@@ -9,8 +9,10 @@ use std::time::Duration;
 use agent::settings::AgentSettings;
 use ecg::packet::Packet;
 use ecg::report::DraftReport;
-use ecg::segment::Segment;
+use ecg::segment::{Decision, Segment};
 use ecg::topic;
+use pipeline::sources::Sourced;
+use pipeline::text_rules::Drop;
 use service::kafka::KafkaSettings;
 use service::kafka::cluster::{Cluster, create_topics};
 use service::kafka::commit::{Batch, CommitError, Committer, Floor, Output};
@@ -20,6 +22,7 @@ use service::kafka::table::{self, Isolation, Row};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::broker::RealBroker;
+use crate::nightly::signed;
 use crate::rig::{agent_on, node_on, packets, recordings};
 
 /// 250 ms at 500 Hz.
@@ -302,4 +305,38 @@ async fn nodes_that_come_and_go_draft_every_segment_once() {
     let (two, agent): (node::metrics::NodeSummary, _) = (two.stop().await, agent.stop().await);
     assert!(two.drafts > 0);
     assert_eq!(agent.packets_received, packets.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_night_reads_what_transactions_wrote_up_to_the_ends_that_were_noted() {
+    let Some(bench) = Bench::start().await else { return };
+    let (packets, windows) = streams();
+    let agent = agent_on(bench.named("night"));
+    bench.send(&packets).await;
+    let rows = bench.committed(topic::SEGMENTS, windows).await;
+    agent.stop().await;
+    let segments: Vec<Segment> = rows.iter().map(|row| Segment::decode(&row.value).unwrap()).collect();
+    let sign = async |segment: &Segment, action: &str, version: u32| {
+        let key = Some(segment.id.as_bytes());
+        let report = signed(segment, action, version);
+        bench.sink.send(topic::SIGNED_REPORTS, key, &report, &[]).await.unwrap();
+    };
+    for segment in &segments {
+        sign(segment, "edited", 1).await;
+    }
+    let source = pipeline::sources::Source::Kafka(bench.kafka.brokers.clone());
+    let read = |ends: Option<BTreeMap<String, i64>>| {
+        let source = source.clone();
+        let read = move || source.read(&ends.unwrap_or_else(|| source.ends().unwrap())).unwrap();
+        async { tokio::task::spawn_blocking(read).await.unwrap() }
+    };
+    let first = read(None).await;
+    let accepted = segments.iter().filter(|s| s.decision == Decision::Accept).count();
+    assert!(accepted > 0);
+    assert_eq!(first.candidates.len(), accepted);
+    sign(&segments[0], "rejected", 2).await;
+    let again = read(Some(first.ends.clone())).await;
+    let ids = |sourced: &Sourced| -> Vec<String> { sourced.candidates.iter().map(|c| c.id.clone()).collect() };
+    assert_eq!((ids(&again), &again.ends), (ids(&first), &first.ends));
+    assert_eq!(read(None).await.dropped[&Drop::Withdrawn], 1);
 }

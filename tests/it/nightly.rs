@@ -25,7 +25,8 @@ fn segments() -> Vec<Segment> {
     recordings().iter().map(segment).collect()
 }
 
-fn signed(segment: &Segment, action: &str, version: u32) -> Vec<u8> {
+/// A signed report of a segment, as a record.
+pub fn signed(segment: &Segment, action: &str, version: u32) -> Vec<u8> {
     let report = serde_json::json!({
         "draft_id": "d", "segment_id": segment.id, "segment_sha256": segment.samples_sha256,
         "text": "Sinus rhythm, normal EKG.", "action": action, "signer": "dr-1", "role": "cardiologist",
