@@ -305,7 +305,7 @@ impl Agent {
     /// Starts the analysis of each closed window that the policy admits and that was not made before, urgent streams first;
     /// waits while too many are under way, and so does the source.
     async fn start_analyses(&mut self, mut closings: Closings) -> anyhow::Result<()> {
-        let now_us = (service::telemetry::now_seconds() * 1e6) as i64;
+        let now_us = service::time::now_us();
         closings.put_urgent_first();
         self.metrics
             .windows_closed(closings.closed.len(), closings.skipped, closings.evicted);

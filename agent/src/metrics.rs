@@ -6,6 +6,7 @@
 //! `packets received = accepted + rejected`, exactly, and for each partition as [`conservation`] has it.
 
 pub mod conservation;
+mod summary;
 
 use std::collections::BTreeMap;
 
@@ -18,14 +19,16 @@ use ecg::window::{ClockJump, PushOutcome, Skipped};
 use prometheus::{
     Error, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
-use service::telemetry::{KafkaMetrics, Meter, SECONDS, now_seconds};
+use service::telemetry::{KafkaMetrics, Meter, SECONDS};
+use service::time::now_seconds;
 
 use crate::dispatch::Made;
 use crate::monitors::Levels;
 use crate::policy::Omitted;
 use crate::route::Route;
 use crate::windows::Windows;
-use conservation::{Conservation, Fate, PartitionCounts};
+use conservation::{Conservation, Fate};
+pub use summary::AgentSummary;
 
 /// Fates of sample instants.
 const FATES: [&str; 3] = ["fresh", "duplicate", "late"];
@@ -402,45 +405,9 @@ impl Metrics {
     }
 }
 
-/// What an agent did; label values that were not counted are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct AgentSummary {
-    /// Packets read.
-    pub packets_received: u64,
-    /// Packets that went into a window.
-    pub packets_accepted: u64,
-    /// Packets among the accepted of which all came too late.
-    pub packets_late: u64,
-    /// Packets read again after a restart or rebalance; not in received.
-    pub packets_replayed: u64,
-    /// Packets by partition and fate.
-    pub partitions: BTreeMap<i32, PartitionCounts>,
-    /// Packets that went to the dead letters, by reason.
-    pub packets_rejected: BTreeMap<&'static str, u64>,
-    /// Sample instants of accepted packets, by fate: fresh, duplicate, late.
-    pub samples: BTreeMap<&'static str, u64>,
-    /// Windows handed to the analysis.
-    pub windows: u64,
-    /// Windows of which no segment was made, by cause: partial, missing, failed, repeated, policy, stale.
-    pub windows_skipped: BTreeMap<&'static str, u64>,
-    /// Segments that passed the gate.
-    pub segments_accepted: u64,
-    /// Segments that passed the gate with reasons.
-    pub segments_marginal: u64,
-    /// Segments that the gate refused.
-    pub segments_rejected: u64,
-    /// Reasons of refused segments; a segment may have several.
-    pub reject_reasons: BTreeMap<&'static str, u64>,
-    /// Jumps of devices' clocks, by way: clock_back, clock_fwd.
-    pub clock_jumps: BTreeMap<&'static str, u64>,
-    /// Streams that went on with a new boot.
-    pub takeovers: u64,
-    /// Records that the broker dropped before they were read.
-    pub offset_gap_records: u64,
-}
-
 #[cfg(test)]
 mod tests {
+    use super::conservation::PartitionCounts;
     use super::*;
     use crate::testing::{heartbeat, segment};
 

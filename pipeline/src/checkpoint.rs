@@ -5,12 +5,13 @@
 //! any moment resumes from a complete one.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::settings::TrainSettings;
@@ -90,7 +91,7 @@ impl Checkpoints {
         candle_core::safetensors::save(&optimizer.state()?, partial.join("optimizer.safetensors"))?;
         fs::write(partial.join("state.json"), serde_json::to_vec_pretty(state)?)?;
         fs::rename(&partial, &whole).with_context(|| format!("rename to {}", whole.display()))?;
-        replace(&self.dir.join(CURRENT), name.as_bytes())?;
+        disk::replace(&self.dir.join(CURRENT), name.as_bytes())?;
         if let Some(old) = previous.filter(|old| *old != name) {
             fs::remove_dir_all(self.dir.join(old)).ok();
         }
@@ -111,10 +112,4 @@ impl Checkpoints {
     pub fn best(&self) -> PathBuf {
         self.dir.join(BEST)
     }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let partial = path.with_extension("partial");
-    fs::write(&partial, bytes).with_context(|| format!("write {}", partial.display()))?;
-    fs::rename(&partial, path).with_context(|| format!("rename to {}", path.display()))
 }

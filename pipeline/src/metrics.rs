@@ -4,10 +4,13 @@
 //! textfile collector serves. Invariant: a failed run keeps the time of the last success, and the file is replaced in one step.
 
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
+use service::time::now_seconds;
+
+use crate::disk;
 
 /// Commands that are told apart; `run` is the whole nightly job.
 pub const STAGES: [&str; 3] = ["train", "evaluate", "run"];
@@ -91,13 +94,9 @@ fn write(file: &Path, stage: &str, succeeded: bool, seconds: f64) -> anyhow::Res
     let registry = Registry::new();
     let metrics = Metrics::new(&registry)?;
     metrics.take(&std::fs::read_to_string(file).unwrap_or_default());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    metrics.ended(stage, succeeded, seconds, now.as_secs_f64());
+    metrics.ended(stage, succeeded, seconds, now_seconds());
     let text = TextEncoder::new().encode_to_string(&registry.gather())?;
-    let part = file.with_extension("part");
-    std::fs::write(&part, text)?;
-    std::fs::rename(&part, file)?;
-    Ok(())
+    disk::replace(file, text.as_bytes())
 }
 
 #[cfg(test)]

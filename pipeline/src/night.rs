@@ -26,6 +26,7 @@ use model::registry::{Change, GENERATION, Generation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use service::kafka::KafkaSettings;
+use service::time::now_us;
 
 use self::evaluate::Exam;
 use self::export::Places;
@@ -39,7 +40,6 @@ use crate::gate::{Decision, decide};
 use crate::lease::{Asked, Holder, Lease};
 use crate::manifest::{Dataset, Manifest};
 use crate::registry::Registry;
-use crate::schedule::now_us;
 use crate::sources::{Origin, Split};
 
 const MEGABYTE: u64 = 1 << 20;

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use service::kafka::KafkaSettings;
 use service::settings::Check as _;
+use service::time::{day, now_us};
 
 use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
@@ -18,7 +19,7 @@ use crate::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
 use crate::night::status::Report;
 use crate::night::{Night, Progress, Step, undo};
 use crate::registry::Registry;
-use crate::schedule::{At, day, now_us};
+use crate::schedule::At;
 use crate::sources::Source;
 
 /// How often the daemon looks at the clock.

@@ -59,27 +59,6 @@ impl From<At> for String {
     }
 }
 
-/// The UTC day of a time, "2026-11-24".
-pub fn day(now_us: i64) -> String {
-    // days to a date: Hinnant, "chrono-compatible low-level date algorithms", civil_from_days
-    let z = now_us.div_euclid(DAY_US) + 719_468;
-    let era = z.div_euclid(146_097);
-    let of_era = z.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
-/// Now, microseconds since the Unix epoch.
-pub fn now_us() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_micros() as i64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,19 +78,6 @@ mod tests {
         for text in ["2:30", "24:00", "02:60", "noon", ""] {
             let error = text.parse::<At>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn days_are_those_of_the_calendar() {
-        // date -u -d @SECONDS +%F
-        for (seconds, expected) in [
-            (0, "1970-01-01"),
-            (951_782_400, "2000-02-29"),
-            (1_795_521_600, "2026-11-24"),
-            (4_102_444_799, "2099-12-31"),
-        ] {
-            assert_eq!(day(seconds * 1_000_000), expected);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use ecg::id::HEARTBEAT_STREAM;
@@ -14,6 +14,7 @@ use ecg::packet::Packet;
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
 use service::kafka::sink::Sink;
 use service::shutdown::Shutdown;
+use service::time::now_us;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -233,9 +234,9 @@ impl Replay {
             ..packet
         };
         let mut records = 0;
+        let event_id = format!("{}-{}-{}", packet.stream_id, packet.boot_id, packet.sequence);
+        let headers = ecg::event::headers(topic::WAVEFORMS, "/meit/bedside", &event_id);
         for record in injector.records(&packet) {
-            let event_id = format!("{}-{}-{}", packet.stream_id, packet.boot_id, packet.sequence);
-            let headers = ecg::event::headers(topic::WAVEFORMS, "/meit/bedside", &event_id);
             self.sink
                 .send(topic::WAVEFORMS, Some(&record.key), &record.payload, &headers)
                 .await
@@ -248,11 +249,4 @@ impl Replay {
             records,
         })
     }
-}
-
-/// The clock, microseconds since the Unix epoch; 0 before it.
-fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as i64)
 }

@@ -9,7 +9,6 @@ mod meter;
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::State;
@@ -24,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 pub use self::kafka::KafkaMetrics;
 pub use self::meter::{Label, Meter};
 use crate::shutdown::Shutdown;
+use crate::time::now_seconds;
 
 /// Upper bounds of histograms of times in seconds: 5 ms to 5 minutes, with an edge at the objective of 60 s.
 pub const SECONDS: [f64; 18] = [
@@ -112,12 +112,6 @@ fn config_hash(settings: &dyn Debug) -> String {
     let digest = Sha256::digest(format!("{settings:?}"));
     let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     digits[..CONFIG_DIGITS].to_owned()
-}
-
-/// The clock, seconds since the Unix epoch; 0 before it.
-pub fn now_seconds() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 async fn metrics(State((registry, _)): State<(Registry, Shutdown)>) -> Response {

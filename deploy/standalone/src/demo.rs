@@ -4,6 +4,8 @@
 //! embedded broker a second run with the same arguments prints the same segments and texts; a record that the broker dropped
 //! fails the run.
 
+pub(crate) mod cluster;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,21 +13,18 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bedside::fault::Fault;
-use bedside::noise::Noise;
 use ecg::id::HEARTBEAT_STREAM;
 use ecg::report::DraftReport;
-use ecg::topic;
 use indicatif::{ProgressBar, ProgressStyle};
 use model::bundle::Bundle;
 use node::drafter::BundleDrafter;
 use prometheus::Registry;
-use service::kafka::cluster::create_topics;
-use service::kafka::config::{KafkaOnly, KafkaSettings};
-use service::kafka::embedded::EmbeddedBroker;
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use cluster::{Cluster, Settings};
 
 use crate::assets;
 use crate::draft_line::{self, Seen};
@@ -33,15 +32,10 @@ use crate::page::Page;
 use crate::readers;
 use crate::summary::Summary;
 
-/// Partitions of each topic on the embedded broker, a ring of 5 MiB each.
-const PARTITIONS: i32 = 8;
 /// How long the last drafts may take after the last packet.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// Silence after which a replay with faults is over: longer than the agent takes to flush an idle stream.
 const QUIET: Duration = Duration::from_secs(15);
-/// Boot of the monitors on the embedded broker: fixed, so that segment ids repeat.
-const BOOT_ID: u64 = 1;
-
 /// Arguments of the demo.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
@@ -305,78 +299,6 @@ pub(crate) async fn follow(
                 (None, None) => {}
             },
         }
-    }
-}
-
-/// The broker that the demo runs on.
-pub(crate) struct Cluster {
-    pub kafka: KafkaSettings,
-    description: String,
-    _embedded: Option<EmbeddedBroker>,
-}
-
-impl Cluster {
-    pub async fn open(brokers: Option<&str>) -> anyhow::Result<Self> {
-        let base = service::settings::load::<KafkaOnly>("kafka", None)?.kafka;
-        let Some(brokers) = brokers else {
-            let topics: Vec<(&str, i32)> = topic::ALL.iter().map(|&name| (name, PARTITIONS)).collect();
-            let broker = EmbeddedBroker::start(&topics).context("start embedded broker")?;
-            let description = format!("embedded broker {} · {} topics", broker.bootstrap(), topics.len());
-            return Ok(Self {
-                kafka: broker.settings(&base),
-                description,
-                _embedded: Some(broker),
-            });
-        };
-        let kafka = KafkaSettings {
-            brokers: brokers.to_owned(),
-            ..base
-        };
-        create_topics(&kafka, topic::KEPT).await.context("create topics")?;
-        Ok(Self {
-            description: format!("kafka {brokers}"),
-            kafka,
-            _embedded: None,
-        })
-    }
-}
-
-/// The settings of the three processes, pointed at one broker.
-pub(crate) struct Settings {
-    pub agent: agent::settings::AgentSettings,
-    pub node: node::settings::NodeSettings,
-    pub bedside: bedside::settings::BedsideSettings,
-}
-
-impl Settings {
-    pub fn load(arguments: &Arguments, kafka: &KafkaSettings) -> anyhow::Result<Self> {
-        let mut agent: agent::settings::AgentSettings = service::settings::load("agent", None)?;
-        let mut node: node::settings::NodeSettings = service::settings::load("node", None)?;
-        let mut bedside: bedside::settings::BedsideSettings = service::settings::load("bedside", None)?;
-        agent.kafka = kafka.clone();
-        node.kafka = kafka.clone();
-        bedside.kafka = kafka.clone();
-        let section = &mut bedside.bedside;
-        section.recordings = vec![assets::recordings(arguments.recordings.as_deref())?];
-        if arguments.heartbeat {
-            section.heartbeat = assets::heartbeat()?;
-        }
-        section.beds = arguments.beds;
-        section.minutes = arguments.minutes;
-        section.speed = arguments.speed;
-        section.seed = arguments.seed;
-        section.faults.clone_from(&arguments.faults);
-        section.snr_db = arguments.snr_db;
-        section.noise_directory.clone_from(&arguments.noise_directory);
-        section.noise = match arguments.noise {
-            NoiseKind::None => Noise::None,
-            NoiseKind::Bw => Noise::Bw,
-            NoiseKind::Em => Noise::Em,
-            NoiseKind::Ma => Noise::Ma,
-        };
-        // a real broker keeps earlier replays, so there a replay is a new boot of its monitors
-        section.boot_id = if arguments.brokers.is_some() { 0 } else { BOOT_ID };
-        Ok(Self { agent, node, bedside })
     }
 }
 

@@ -24,15 +24,16 @@ use pipeline::manifest::Dataset;
 use pipeline::night::files::{Outcome, Scores, Status};
 use pipeline::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
 use pipeline::night::{Night, Progress, Step};
-use pipeline::schedule::now_us;
 use pipeline::sources::{Source, Split};
 use service::kafka::KafkaSettings;
 use service::kafka::sink::Sink;
 use service::shutdown::Shutdown;
+use service::time::now_us;
 use tokio::sync::mpsc;
 
 use crate::assets;
-use crate::demo::{Arguments, Cluster, Counters, Settings, follow};
+use crate::demo::cluster::{Cluster, Settings};
+use crate::demo::{Arguments, Counters, follow};
 use crate::readers;
 
 /// Name of the run.

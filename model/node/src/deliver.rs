@@ -5,7 +5,7 @@
 //! passes its record, in one transaction on a real broker: one whose record lies behind a record that is not done waits.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use ecg::report::DraftReport;
@@ -181,10 +181,9 @@ impl Deliverer {
 }
 
 fn times(job: &Job, started: Instant, answer: Option<&Answer>) -> Times {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Times {
         queue: started.saturating_duration_since(job.came),
         infer: answer.map(|answer| answer.took).unwrap_or_default(),
-        now_us: since_epoch.as_micros() as i64,
+        now_us: service::time::now_us(),
     }
 }

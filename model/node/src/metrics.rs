@@ -13,7 +13,8 @@ use ecg::segment::Segment;
 use ecg::topic;
 use model::generate::Finish;
 use prometheus::{Error, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use service::telemetry::{KafkaMetrics, Meter, SECONDS, now_seconds};
+use service::telemetry::{KafkaMetrics, Meter, SECONDS};
+use service::time::now_seconds;
 
 use crate::draft::Abstain;
 use crate::drafter::{DraftText, finish_name};

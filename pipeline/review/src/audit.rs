@@ -292,7 +292,7 @@ impl Audit {
         }
         let line = Line {
             sequence: state.sequence + 1,
-            time_us: crate::now_us(),
+            time_us: service::time::now_us(),
             entry,
             previous: state.last.clone(),
             hash: String::new(),

@@ -17,8 +17,9 @@ use self::resource::{
     Bundle, BundleEntry, CodeableConcept, Coding, Component, DiagnosticReport, Identifier, Meta, Observation, Period,
     Quantity, Reference, Resource, SampledData,
 };
+use service::time::iso_8601;
+
 use crate::paper::Samples;
-use crate::words::iso_8601;
 use crate::worklist::Entry;
 
 const LOINC: &str = "http://loinc.org";

@@ -9,9 +9,10 @@
 
 use ecg::report::{SignAction, SignedReport};
 
+use service::time::iso_8601;
+
 use crate::fhir::measured;
 use crate::signing::Verdict;
-use crate::words::iso_8601;
 use crate::worklist::Entry;
 
 /// Largest message that is read, bytes.

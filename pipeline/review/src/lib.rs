@@ -26,7 +26,7 @@ pub mod worklist;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use service::kafka::KafkaSettings;
@@ -223,10 +223,4 @@ impl Server {
         served?;
         sink.flush().await.context("flush kafka sink")
     }
-}
-
-/// Now, microseconds since the Unix epoch.
-pub(crate) fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_micros() as i64
 }

@@ -119,7 +119,7 @@ impl Signing {
     }
 
     async fn publish(&self, who: &Identity, entry: &Entry, request: Request) -> Result<Arc<SignedReport>, SignError> {
-        let report = report(who, entry, request, crate::now_us())?;
+        let report = report(who, entry, request, service::time::now_us())?;
         let payload = serde_json::to_vec(&report).expect("a report has only strings, numbers and flags");
         let note = |event| audit::Entry {
             event,

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::files::{Outcome, read_json};
 use super::settings::PipelineSection;
+use service::time::day;
+
 use crate::registry::Registry;
-use crate::schedule::day;
 
 /// Runs that are shown.
 const RUNS: usize = 10;

@@ -8,11 +8,11 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use model::registry::{Champion, Change};
 use service::kafka::KafkaSettings;
+use service::time::now_us;
 
 use super::settings::PipelineSection;
 use crate::lease::{Asked, Holder, Lease};
 use crate::registry::Registry;
-use crate::schedule::now_us;
 
 /// Removes what a run learnt, after samples were erased from its data set; a run that has no outcome yet trains again.
 ///

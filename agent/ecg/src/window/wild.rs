@@ -8,7 +8,6 @@ use super::*;
 use crate::dsp::resample::{self, Grid, Resampler};
 use crate::lead::Lead;
 use crate::packet::PacketLead;
-use crate::segment::LeadOrigin;
 
 /// Bytes that a stream may hold: a window, its context, lateness and a packet, in blocks of 1000 of 12 leads.
 const BYTES_MAX: usize = 60 * 12 * 1000 * 5;
@@ -61,17 +60,7 @@ fn packets(wild: &[Wild], rate_hz: f64) -> Vec<Packet> {
         at = (at + wild.step).clamp(-(1 << 43), 1 << 43);
         device_time_us = device_time_us.wrapping_add(wild.device_step_us);
         gateway_time_us = gateway_time_us.wrapping_add(wild.gateway_step_us);
-        let lead = |lead: Lead| PacketLead {
-            lead,
-            samples: vec![wild.value; wild.samples],
-            uv_per_unit: 1.0,
-            offset_uv: 0.0,
-            invalid: vec![],
-            pace: vec![],
-            saturated: vec![],
-            lead_off: false,
-            origin: LeadOrigin::Measured,
-        };
+        let lead = |lead| PacketLead::of(lead, vec![wild.value; wild.samples], 1.0);
         let leads = Lead::ALL.into_iter().take(wild.leads).map(lead);
         Packet {
             stream_id: "bed-01".into(),

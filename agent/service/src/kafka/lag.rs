@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::statistics::{Partition, Statistics};
 
@@ -81,8 +80,7 @@ impl LagTable {
 
     /// The lag now.
     pub(super) fn now(&self) -> Lag {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.at(since_epoch.as_millis() as i64)
+        self.at(crate::time::now_us() / 1000)
     }
 
     fn at(&self, now_ms: i64) -> Lag {

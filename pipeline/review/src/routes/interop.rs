@@ -14,7 +14,8 @@ use crate::audit::{Entry as Note, Event};
 use crate::guard::{Caller, Refused};
 use crate::signing::{Request, SignError, Verdict};
 use crate::worklist::{Entry, Refusal};
-use crate::{fhir, hl7, now_us};
+use crate::{fhir, hl7};
+use service::time::now_us;
 
 const FHIR_JSON: &str = "application/fhir+json; fhirVersion=4.0; charset=utf-8";
 const HL7_ER7: &str = "application/hl7-v2+er7; charset=utf-8";
