@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 pub const CHAMPION: &str = "champion";
 pub const GENERATIONS: &str = "generations";
@@ -126,12 +127,5 @@ pub fn numbered(folder: &Path) -> Vec<(u64, PathBuf)> {
 }
 
 fn parse<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
-        path: path.to_owned(),
-        source,
-    })
+    files::parse(path, &files::read(path)?)
 }

@@ -9,7 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use ecg::segment::{Decision, Segment};
 use ecg::{LEADS, SEGMENT_SAMPLES};
 use rayon::prelude::*;
@@ -292,12 +292,12 @@ pub(crate) fn shard(dir: &Path, name: &str, samples: usize) -> anyhow::Result<Sh
 pub fn erase(dir: &Path, erasures: &Erasures) -> anyhow::Result<usize> {
     let data = Dataset::open(dir)?;
     let mut manifest = data.manifest().clone();
-    let gone = data.indices(|s| erasures.contains(&s.patient_hash));
     let (mut shards, mut kept, mut at) = (Vec::new(), Vec::new(), 0);
     for old in &manifest.shards {
         let range = at..at + old.samples;
         at = range.end;
-        let stay: Vec<usize> = range.clone().filter(|i| !gone.contains(i)).collect();
+        let stays = |&i: &usize| !erasures.contains(&data.samples()[i].patient_hash);
+        let stay: Vec<usize> = range.clone().filter(stays).collect();
         let rows: Vec<Sample> = stay.iter().map(|&i| data.samples()[i].clone()).collect();
         if stay.len() < range.len() {
             let ecgs = stay
@@ -305,26 +305,18 @@ pub fn erase(dir: &Path, erasures: &Erasures) -> anyhow::Result<usize> {
                 .map(|&i| Ok(data.ecg(i)?.filtered))
                 .collect::<anyhow::Result<Vec<_>>>()?;
             write_shard(dir, &old.name, &ecgs, &rows)?;
+            shards.push(shard(dir, &old.name, rows.len())?);
+        } else {
+            shards.push(old.clone());
         }
-        shards.push(shard(dir, &old.name, rows.len())?);
         kept.extend(rows);
     }
-    if !gone.is_empty() {
-        *manifest.dropped.entry(Drop::Erased).or_default() += gone.len();
+    let gone = data.samples().len() - kept.len();
+    if gone > 0 {
+        *manifest.dropped.entry(Drop::Erased).or_default() += gone;
     }
     manifest.query.erasures_sha256 = erasures.sha256();
     let manifest = Manifest::of(manifest.query, manifest.dropped, shards, &kept)?;
     disk::replace(&dir.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
-    Ok(gone.len())
-}
-
-/// Names of sources on a command line.
-///
-/// # Errors
-/// A source of an unknown kind; none at all.
-pub fn parse_sources(texts: &[String]) -> anyhow::Result<Vec<Source>> {
-    if texts.is_empty() {
-        bail!("no source is given");
-    }
-    texts.iter().map(|text| text.parse()).collect()
+    Ok(gone)
 }

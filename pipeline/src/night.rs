@@ -131,7 +131,10 @@ impl<'a> Night<'a> {
     fn steps(&self, until: Step, stop: &dyn Fn(u64) -> bool, lease: &RefCell<Lease>) -> anyhow::Result<Progress> {
         let plan = self.plan()?;
         let manifest = self.curate(&plan)?;
-        let signed = self.signed(&manifest)?;
+        let data = Dataset::open(&self.dir.join("dataset"))?;
+        let signed = data
+            .indices(|s| s.split == Split::Train && s.origin != Origin::Base)
+            .len();
         if signed < plan.settings.samples_min {
             let reason = format!(
                 "{signed} signed training samples, at least {} are needed",
@@ -142,7 +145,6 @@ impl<'a> Night<'a> {
         if until == Step::Curate {
             return Ok(Progress::Complete(until));
         }
-        let data = Dataset::open(&self.dir.join("dataset"))?;
         let Some(generation) = self.train(&plan, &data, stop, lease)? else {
             return Ok(Progress::Stopped);
         };
@@ -202,16 +204,6 @@ impl<'a> Night<'a> {
         };
         let erasures = Erasures::open(self.registry.dir())?;
         curate::run(&curate, &erasures, &self.dir.join("dataset")).context("curate")
-    }
-
-    fn signed(&self, manifest: &Manifest) -> anyhow::Result<usize> {
-        if manifest.kept == 0 {
-            return Ok(0);
-        }
-        let data = Dataset::open(&self.dir.join("dataset"))?;
-        Ok(data
-            .indices(|s| s.split == Split::Train && s.origin != Origin::Base)
-            .len())
     }
 
     fn reserve(&self) -> u64 {
@@ -279,12 +271,15 @@ impl<'a> Night<'a> {
         }
         let exam = Exam::new(data, &plan.settings)?;
         let champion = Self::parent(plan).map(|id| self.registry.generation(id));
-        let champion = champion.as_deref().unwrap_or(&plan.settings.bundle);
-        let (old, new) = (exam.answers(champion)?, exam.answers(&self.dir.join("candidate"))?);
+        let load = |dir: &Path| Bundle::load(dir, &Device::Cpu);
+        let champion = load(champion.as_deref().unwrap_or(&plan.settings.bundle))?;
+        let (old, baselines) = (exam.answers(&champion)?, exam.baselines(&champion)?);
+        drop(champion); // one bundle at a time in memory
+        let new = exam.answers(&load(&self.dir.join("candidate"))?)?;
         let margins = &plan.settings.gate;
         let differences = exam.differences(&old, &new, margins.names());
         let scores = Scores {
-            baselines: exam.baselines(champion)?,
+            baselines,
             champion: old.scored,
             candidate: new.scored,
             samples: exam.len(),

@@ -45,6 +45,34 @@ impl AdamW {
         Ok(())
     }
 
+    /// One step down `loss`: gradients are cut to `clip_norm` together, each variable moves at its own rate, and one whose rate
+    /// is 0 stays. Nothing moves where the norm of the gradients, which is returned, is not finite.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn descend<'a>(
+        &mut self,
+        loss: &Tensor,
+        vars: impl Iterator<Item = (&'a String, &'a Var)> + Clone,
+        clip_norm: f64,
+        decay: f64,
+        rate: impl Fn(&str) -> f64,
+    ) -> candle_core::Result<f64> {
+        let grads = loss.backward()?;
+        let norm = global_norm(&grads, vars.clone())?;
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        let clip = (clip_norm / (norm + 1e-6)).min(1.0);
+        for (name, var) in vars {
+            let lr = rate(name);
+            if let Some(grad) = grads.get(var).filter(|_| lr > 0.0) {
+                self.update(name, var, &(grad * clip)?, lr, decay)?;
+            }
+        }
+        Ok(norm)
+    }
+
     /// The moments and steps as tensors, for a checkpoint.
     ///
     /// # Errors
@@ -90,10 +118,7 @@ impl AdamW {
 ///
 /// # Errors
 /// A tensor operation that fails.
-pub fn global_norm<'a>(
-    grads: &GradStore,
-    params: impl Iterator<Item = (&'a String, &'a Var)>,
-) -> candle_core::Result<f64> {
+fn global_norm<'a>(grads: &GradStore, params: impl Iterator<Item = (&'a String, &'a Var)>) -> candle_core::Result<f64> {
     let mut sum = 0.0;
     for (_, var) in params {
         if let Some(grad) = grads.get(var) {

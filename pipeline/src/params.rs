@@ -36,7 +36,7 @@ impl Params {
     }
 
     /// Variables that the optimiser moves: all but the running statistics of batch norms.
-    pub fn trainable(&self) -> impl Iterator<Item = (&String, &Var)> {
+    pub fn trainable(&self) -> impl Iterator<Item = (&String, &Var)> + Clone {
         self.vars.iter().filter(|(name, _)| !name.contains("running_"))
     }
 

@@ -4,13 +4,12 @@
 //! a promotion is one file that is created or not, so of two jobs one wins; tokens in entries never fall, so a job that lost
 //! its lease cannot overwrite a later one.
 
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use ecg::topic;
 use model::registry::{CHAMPION, Champion, Change, GENERATIONS, champion, generation_dir, history};
-use serde::Serialize;
 use service::kafka::KafkaSettings;
 use service::kafka::cluster::create_topics;
 use service::kafka::sink::Sink;
@@ -173,20 +172,29 @@ impl Registry {
     ///
     /// # Errors
     /// A file that cannot be written; a broker that does not take the record.
-    pub fn event<T: Serialize>(&self, event: &T) -> anyhow::Result<()> {
+    pub fn event(&self, event: &serde_json::Value) -> anyhow::Result<()> {
         let path = self.dir.join(EVENTS);
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&path);
+        let mut file = file.with_context(|| format!("open {}", path.display()))?;
         let mut line = Vec::new();
-        if std::fs::read(&path).is_ok_and(|there| there.last().is_some_and(|b| *b != b'\n')) {
+        let mut last = [b'\n'];
+        if file.seek(SeekFrom::End(-1)).is_ok() {
+            file.read_exact(&mut last)
+                .with_context(|| format!("read {}", path.display()))?;
+        }
+        if last != [b'\n'] {
             line.push(b'\n'); // after a line that a crash cut off
         }
         serde_json::to_writer(&mut line, event)?;
         line.push(b'\n');
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        let mut file = file.with_context(|| format!("open {}", path.display()))?;
         file.write_all(&line)
             .with_context(|| format!("write {}", path.display()))?;
         file.sync_all().with_context(|| format!("flush {}", path.display()))?;
-        self.announce(&serde_json::to_value(event)?)
+        self.announce(event)
     }
 
     fn announce(&self, event: &serde_json::Value) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoints, State};
 use crate::dataset::PtbXl;
 use crate::export::{CLIP_MV, export};
 use crate::objective::{label_loss, language_loss};
-use crate::optimizer::{AdamW, global_norm, schedule};
+use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::settings::TrainSettings;
 use crate::train_data::{EcgSet, TrainingData};
@@ -231,19 +231,12 @@ impl<'a> Trainer<'a> {
     }
 
     fn descend(&self, loss: &Tensor, optimizer: &mut AdamW, rate: impl Fn(&str) -> f64) -> anyhow::Result<()> {
-        let grads = loss.backward()?;
-        let norm = global_norm(&grads, self.params.trainable())?;
+        let (clip_norm, decay) = (self.settings.clip_norm, self.settings.weight_decay);
+        let norm = optimizer.descend(loss, self.params.trainable(), clip_norm, decay, rate)?;
         ensure!(
             norm.is_finite(),
             "gradient norm is {norm}: training stops, the last checkpoint stays"
         );
-        let clip = (self.settings.clip_norm / (norm + 1e-6)).min(1.0);
-        for (name, var) in self.params.trainable() {
-            let lr = rate(name);
-            if let Some(grad) = grads.get(var).filter(|_| lr > 0.0) {
-                optimizer.update(name, var, &(grad * clip)?, lr, self.settings.weight_decay)?;
-            }
-        }
         Ok(())
     }
 

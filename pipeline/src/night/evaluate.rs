@@ -8,9 +8,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
-use candle_core::Device;
 use ecg::segment::Decision;
 use ecg::window::Context;
 use ecg::{LEADS, SEGMENT_SAMPLES};
@@ -111,16 +109,15 @@ impl<'a> Exam<'a> {
     /// A bundle's drafts of the test samples, with their metrics.
     ///
     /// # Errors
-    /// A bundle that cannot be read; a device that fails.
-    pub fn answers(&self, bundle: &Path) -> anyhow::Result<Answers> {
-        let bundle = Bundle::load(bundle, &Device::Cpu)?;
-        let mut texts = readings::draft(&bundle, self.ecgs.iter())?;
+    /// A device that fails.
+    pub fn answers(&self, bundle: &Bundle) -> anyhow::Result<Answers> {
+        let mut texts = readings::draft(bundle, self.ecgs.iter())?;
         let abstained: Vec<bool> = texts.iter().map(|text| validate(text).is_err()).collect();
         for (text, _) in texts.iter_mut().zip(&abstained).filter(|(_, abstained)| **abstained) {
             text.clear();
         }
         let contradicts = |(text, sample): (&String, &&Sample)| !contradictions(text, &sample.measurements).is_empty();
-        let zeroed = readings::draft(&bundle, std::iter::once(&Ecg::default()))?;
+        let zeroed = readings::draft(bundle, std::iter::once(&Ecg::default()))?;
         let shuffled: Vec<String> = derangement(texts.len(), self.seed)
             .into_iter()
             .map(|other| texts[other].clone())
@@ -149,9 +146,8 @@ impl<'a> Exam<'a> {
     /// What templates reach: the most frequent training report, and that of the nearest training ECG in `bundle`'s encoder.
     ///
     /// # Errors
-    /// A bundle or recording that cannot be read.
-    pub fn baselines(&self, bundle: &Path) -> anyhow::Result<BTreeMap<String, Metrics>> {
-        let bundle = Bundle::load(bundle, &Device::Cpu)?;
+    /// A recording that cannot be read; a device that fails.
+    pub fn baselines(&self, bundle: &Bundle) -> anyhow::Result<BTreeMap<String, Metrics>> {
         let mut memory = self.data.indices(|sample| sample.split == Split::Train);
         memory.truncate(MEMORY_MAX);
         if memory.is_empty() || self.is_empty() {
@@ -162,7 +158,7 @@ impl<'a> Exam<'a> {
             .iter()
             .map(|&i| self.data.ecg(i))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let nearest = baselines::recalled(&bundle, ecgs.iter(), &reports, self.ecgs.iter())?;
+        let nearest = baselines::recalled(bundle, ecgs.iter(), &reports, self.ecgs.iter())?;
         let frequent = vec![baselines::most_frequent(&reports); self.len()];
         let row = |texts: &[String]| self.text_metrics(&self.ruler.score(texts), &self.all());
         Ok([("most_frequent", row(&frequent)), ("knn", row(&nearest))]

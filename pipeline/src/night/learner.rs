@@ -4,6 +4,7 @@
 //! a killed run resumes to the same weights, bit for bit on the CPU.
 //! Source: MEIT section 4.1 (LoRA on all linear layers, encoder trained with it); replay and weights are ours.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,7 +25,7 @@ use crate::batch::{Order, Row, TokenBatch, row, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::manifest::{Dataset, Sample};
 use crate::objective::language_loss;
-use crate::optimizer::{AdamW, global_norm, schedule};
+use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::sources::{Origin, Split};
 
@@ -82,7 +83,7 @@ pub struct Learner<'a> {
     signed: Vec<usize>,
     base: Vec<usize>,
     /// Embeddings (1, P, D) of a frozen encoder, by sample.
-    embedded: BTreeMap<usize, Tensor>,
+    embedded: RefCell<BTreeMap<usize, Tensor>>,
 }
 
 impl<'a> Learner<'a> {
@@ -132,7 +133,7 @@ impl<'a> Learner<'a> {
             anyhow::Ok(row)
         });
         let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
-        let mut learner = Self {
+        Ok(Self {
             recipe,
             data,
             adapter,
@@ -144,13 +145,9 @@ impl<'a> Learner<'a> {
             rows,
             signed,
             base: base_samples,
-            embedded: BTreeMap::new(),
+            embedded: RefCell::default(),
             bundle,
-        };
-        if recipe.train.encoder == EncoderMode::Frozen {
-            learner.embed_all()?;
-        }
-        Ok(learner)
+        })
     }
 
     /// Runs to the end, or until `stop` says so after a step.
@@ -210,20 +207,13 @@ impl<'a> Learner<'a> {
             if value.is_finite() { Ok(()) } else { Err(not) }
         };
         finite("loss", f64::from(value))?;
-        let grads = loss.backward()?;
-        let norm = global_norm(&grads, self.learning())?;
-        finite("gradient norm", norm)?;
-        let clip = (train.clip_norm / (norm + 1e-6)).min(1.0);
         let rate = train.learning_rate * schedule(step, steps, train.warmup);
-        for (name, var) in self.learning() {
-            if let Some(grad) = grads.get(var) {
-                optimizer.update(name, var, &(grad * clip)?, rate, train.weight_decay)?;
-            }
-        }
+        let norm = optimizer.descend(&loss, self.learning(), train.clip_norm, train.weight_decay, |_| rate)?;
+        finite("gradient norm", norm)?;
         Ok(value)
     }
 
-    fn learning(&self) -> impl Iterator<Item = (&String, &candle_core::Var)> {
+    fn learning(&self) -> impl Iterator<Item = (&String, &candle_core::Var)> + Clone {
         let encoder_learns = self.recipe.train.encoder == EncoderMode::Trainable;
         let all = self.params.trainable();
         all.filter(move |(name, _)| encoder_learns || !name.starts_with(ENCODER_PREFIX))
@@ -236,8 +226,8 @@ impl<'a> Learner<'a> {
         let embedded = match self.recipe.train.encoder {
             EncoderMode::Trainable => self.embed(picked)?,
             EncoderMode::Frozen => {
-                let parts: Vec<&Tensor> = picked.iter().map(|i| &self.embedded[i]).collect();
-                Tensor::cat(&parts, 0)?
+                let parts = picked.iter().map(|&i| self.embedded_once(i));
+                Tensor::cat(&parts.collect::<anyhow::Result<Vec<_>>>()?, 0)?
             }
         };
         let prefix = self.decoder.prefix_in(&embedded, mode)?;
@@ -255,12 +245,14 @@ impl<'a> Learner<'a> {
         Ok(self.projector.forward(&frames, &Mode::Eval)?)
     }
 
-    fn embed_all(&mut self) -> anyhow::Result<()> {
-        for i in self.signed.iter().chain(&self.base).copied().collect::<Vec<_>>() {
-            let embedded = self.embed(&[i])?.detach();
-            self.embedded.insert(i, embedded);
+    /// A sample's embedding under an encoder that does not change.
+    fn embedded_once(&self, i: usize) -> anyhow::Result<Tensor> {
+        if let Some(known) = self.embedded.borrow().get(&i) {
+            return Ok(known.clone());
         }
-        Ok(())
+        let embedded = self.embed(&[i])?.detach();
+        self.embedded.borrow_mut().insert(i, embedded.clone());
+        Ok(embedded)
     }
 
     /// The adapter as it is now.

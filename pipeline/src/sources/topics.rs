@@ -25,7 +25,7 @@ pub(super) fn read(brokers: &str, ends: &BTreeMap<String, i64>) -> anyhow::Resul
         for (partition, end) in snapshot.ends() {
             sourced.ends.insert(end_key(topic, partition), end);
         }
-        snapshot.read(|record| each(&record.payload))?;
+        snapshot.read(each)?;
         Ok(())
     };
     let mut unreadable = 0;

@@ -4,7 +4,6 @@
 //! record that the broker dropped meanwhile is an error, never left out in silence.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::Message as _;
@@ -14,7 +13,6 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::source::Record;
 use super::{KafkaSettings, Logging};
 
 /// How long the broker may take to answer a question.
@@ -106,17 +104,16 @@ impl Snapshot {
         self.bounds.iter().map(|(partition, bounds)| (*partition, bounds.1))
     }
 
-    /// Hands every record on, each partition in order.
+    /// Hands every record's value on, each partition in order.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn read(self, mut each: impl FnMut(Record)) -> Result<(), SnapshotError> {
+    pub fn read(self, mut each: impl FnMut(&[u8])) -> Result<(), SnapshotError> {
         let failed = |source| SnapshotError::Kafka {
             topic: self.topic.clone(),
             brokers: self.brokers.clone(),
             source: Box::new(source),
         };
-        let name: Arc<str> = Arc::from(self.topic.as_str());
         for (&partition, &(start, end)) in &self.bounds {
             if start >= end {
                 continue;
@@ -147,14 +144,7 @@ impl Snapshot {
                     break;
                 }
                 at = message.offset() + 1;
-                each(Record {
-                    topic: Arc::clone(&name),
-                    partition,
-                    offset: message.offset(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    payload: message.payload().unwrap_or_default().to_vec(),
-                    timestamp_ms: message.timestamp().to_millis(),
-                });
+                each(message.payload().unwrap_or_default());
             }
         }
         Ok(())

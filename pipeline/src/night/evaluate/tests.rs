@@ -2,7 +2,9 @@
 //!
 //! Place: tests only. Invariant: figures are checked against one another, not against numbers typed here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
 
 use super::*;
 use crate::curate::{self, CurateSettings};
@@ -56,7 +58,7 @@ fn slices_intervals_and_baselines_come_of_the_same_samples() {
     settings.gate.resamples = 50;
     let exam = Exam::new(&data, &settings).unwrap();
     assert_eq!(exam.len(), 22);
-    let bundle = root().join("model/bundle");
+    let bundle = Bundle::load(&root().join("model/bundle"), &Device::Cpu).unwrap();
     let champion = exam.answers(&bundle).unwrap();
     let metrics = &champion.scored.metrics;
     for name in settings
