@@ -3,12 +3,10 @@
 //! Place: `meit-node bundle create`; what comes out is what `bundle` loads. Invariant: the base's tensors keep their type and
 //! values; where the template's special tokens are new, each table of the vocabulary gains a row for each, the mean of its rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -98,20 +96,13 @@ fn write_grown(base: &Path, out: &Path, a: &Architecture, rows: usize) -> Result
     };
     let mut tensors = BTreeMap::new();
     for shard in weights::shards(base)? {
-        let bytes = files::read(&base.join(shard))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(candle_core::Error::from)?;
-        for (name, view) in file.tensors() {
-            if view.dtype() == Dtype::BOOL {
-                continue;
-            }
-            let tensor = view.load(&Device::Cpu)?;
+        weights::for_each_tensor(&base.join(shard), |name, tensor| {
             let tensor = if grows(&name) { grown(&tensor, rows)? } else { tensor };
             tensors.insert(name, tensor);
-        }
+            Ok(())
+        })?;
     }
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(&tensors, Some(format)).map_err(candle_core::Error::from)?;
-    files::write(&out.join(weights::SINGLE), &bytes)
+    files::write(&out.join(weights::SINGLE), &files::safetensors(&tensors)?)
 }
 
 /// (V, ..) -> (rows, ..): new rows are the mean of the old.

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 use ecg::lead::Lead;
 use serde::{Deserialize, Serialize};
@@ -133,16 +132,6 @@ impl Bundle {
         bundle.drafting.model.decoder = self.drafting.model.decoder.with_adapter(&adapter);
         bundle.drafting.adapter = Some(Arc::new(adapter));
         bundle
-    }
-
-    /// This bundle with its decoder quantised, for serving on the CPU.
-    ///
-    /// # Errors
-    /// As [`crate::decoder::Decoder::quantised`].
-    pub fn quantised(&self, kind: GgmlDType) -> Result<Self> {
-        let mut bundle = self.clone();
-        bundle.drafting.model.decoder = self.drafting.model.decoder.quantised(kind)?;
-        Ok(bundle)
     }
 
     /// This bundle without an adapter.

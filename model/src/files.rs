@@ -2,6 +2,7 @@
 //!
 //! Place: below `bundle`, `weights`, `architecture` and `lora`. Invariant: a file is replaced whole or not at all.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -39,6 +40,15 @@ pub(crate) fn pretty<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
     })?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+/// A safetensors file with the mark of PyTorch's layout that transformers and peft ask for.
+///
+/// # Errors
+/// A tensor that cannot be read back from its device.
+pub(crate) fn safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    Ok(safetensors::serialize(tensors, Some(format)).map_err(candle_core::Error::from)?)
 }
 
 /// Writes through a neighbour that is renamed; the directory is made where it is missing.

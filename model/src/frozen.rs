@@ -15,7 +15,7 @@ pub fn matmul_t(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         return x.apply_op1(Frozen { weight: weight.t()? });
     }
     let (rows, _) = x.dims2()?;
-    let serves = x.device().is_cpu() && !x.track_op() && !weight.track_op();
+    let serves = x.device().is_cpu() && !weight.track_op();
     if serves && rows <= BANDED_ROWS_MAX && weight.elem_count() >= BANDED_WEIGHTS_MIN {
         banded(x, weight)
     } else {

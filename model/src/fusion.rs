@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
 use crate::error::{Error, Result};
-use crate::layers::{Linear, widen};
+use crate::layers::{Linear, attend};
 use crate::norm::NormLayer;
 use crate::weights::Weights;
 
@@ -172,12 +172,8 @@ impl CrossBlock {
 
     /// (B, T, C) -> (B, T, C); every text position sees the whole ECG.
     pub fn forward(&self, x: &Tensor, (k, v): &(Tensor, Tensor)) -> candle_core::Result<Tensor> {
-        let (b, t, _) = x.dims3()?;
         let q = self.split(&self.q.forward(&self.attention_norm.forward(x)?)?)?;
-        let scores = widen(&(q * (self.head_dim as f64).powf(-0.5))?.matmul(&k.t()?)?)?; // (B, H, T, P)
-        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-        let y = weights.matmul(v)?.transpose(1, 2)?.contiguous()?; // (B, T, H, D)
-        let y = self.out.forward(&y.reshape((b, t, self.heads * self.head_dim))?)?;
+        let y = self.out.forward(&attend(&q, k, v)?)?;
         let x = (x + y.broadcast_mul(&self.attention_gate.tanh()?)?)?;
         let y = self.up.forward(&self.mlp_norm.forward(&x)?)?.gelu_erf()?;
         let y = self.down.forward(&y)?;

@@ -54,7 +54,7 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// As [`generate_watched`], with nobody watching.
+/// Continues `prompt` (B, T) until `stop` or `options.tokens_max` in every row.
 ///
 /// # Errors
 /// As there.
@@ -65,27 +65,12 @@ pub fn generate(
     stop: Option<u32>,
     options: &DecodeOptions,
 ) -> Result<Vec<Generated>> {
-    generate_watched(decoder, prompt, prefix, stop, options, &|| {})
-}
-
-/// Continues `prompt` (B, T) until `stop` or `options.tokens_max` in every row, and calls `step_done` after each
-/// step: the prompt's first, then one a token; whoever times the steps brings the clock.
-///
-/// # Errors
-/// A tensor operation that fails.
-pub fn generate_watched(
-    decoder: &Decoder,
-    prompt: &Tensor,
-    prefix: Option<&EcgPrefix>,
-    stop: Option<u32>,
-    options: &DecodeOptions,
-    step_done: &dyn Fn(),
-) -> Result<Vec<Generated>> {
     let (b, t) = prompt.dims2()?;
-    continue_rows(decoder, prompt, &vec![t; b], prefix, stop, options, step_done)
+    continue_rows(decoder, prompt, &vec![t; b], prefix, stop, options, &|| {})
 }
 
-/// As [`generate_watched`], in one batch for prompts of different lengths; none may be empty.
+/// As [`generate`], in one batch for prompts of different lengths; none may be empty. Calls `step_done` after each step: the
+/// prompts' first, then one a token; whoever times the steps brings the clock.
 ///
 /// # Errors
 /// A tensor operation that fails.

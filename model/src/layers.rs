@@ -5,7 +5,7 @@
 //! convolution is one gather and one matrix product.
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor};
 
 use crate::error::Result as ModelResult;
 use crate::frozen::matmul_t;
@@ -156,6 +156,15 @@ impl Conv1d {
             .matmul(&taps)?
             .reshape((b, s_out, o))
     }
+}
+
+/// Attention in which every query sees every key: q (B, H, T, D), k and v (B, H, S, D) -> (B, T, H D).
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (b, h, t, d) = q.dims4()?;
+    let scores = widen(&(q * (d as f64).powf(-0.5))?.matmul(&k.t()?)?)?; // (B, H, T, S)
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+    let y = weights.matmul(v)?.transpose(1, 2)?.contiguous()?; // (B, T, H, D)
+    y.reshape((b, t, h * d))
 }
 
 /// `x` in f32, or in f64 where it already is.

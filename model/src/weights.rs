@@ -22,6 +22,24 @@ pub struct Weights {
     prefix: String,
 }
 
+/// Hands on every weight of a safetensors file, one after the other.
+///
+/// # Errors
+/// A file that cannot be read or is not safetensors; what `each` gives.
+pub(crate) fn for_each_tensor(path: &Path, mut each: impl FnMut(String, Tensor) -> Result<()>) -> Result<()> {
+    let bytes = files::read(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(candle_core::Error::from)?;
+    // boolean tensors are masks that old checkpoints carry along, never weights
+    let weights = file
+        .tensors()
+        .into_iter()
+        .filter(|(_, view)| view.dtype() != Dtype::BOOL);
+    for (name, view) in weights {
+        each(name, view.load(&Device::Cpu)?)?;
+    }
+    Ok(())
+}
+
 impl Weights {
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self {
@@ -37,22 +55,15 @@ impl Weights {
     pub fn load(paths: &[&Path], dtype: DType, device: &Device) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for path in paths {
-            let bytes = files::read(path)?;
-            let file = SafeTensors::deserialize(&bytes).map_err(candle_core::Error::from)?;
-            // boolean tensors are masks that old checkpoints carry along, never weights
-            for (name, view) in file
-                .tensors()
-                .into_iter()
-                .filter(|(_, view)| view.dtype() != Dtype::BOOL)
-            {
-                let tensor = view.load(&Device::Cpu)?;
+            for_each_tensor(path, |name, tensor| {
                 let tensor = if tensor.dtype().is_float() {
                     tensor.to_dtype(dtype)?
                 } else {
                     tensor
                 };
                 tensors.insert(name, tensor.to_device(device)?);
-            }
+                Ok(())
+            })?;
         }
         for (name, tensor) in &tensors {
             files::check_finite(name, tensor)?;

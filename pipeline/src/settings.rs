@@ -145,7 +145,7 @@ impl TrainSettings {
             self.evidence_dropout
         );
         ensure!(self.validate_every > 0, "validate_every is 0: must be at least 1");
-        Ok(())
+        Ok(self.encoder().validate()?)
     }
 
     /// Encoder at 250 Hz with P time tokens.

@@ -20,6 +20,8 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::rig::copy;
+
 /// A head with a bias, projected embeddings, shards, a tied head.
 const BASES: [&str; 4] = [
     "gptj-full-rotary",
@@ -43,16 +45,6 @@ impl Made {
 
 fn golden(part: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(part)
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    }
 }
 
 fn resnet(block: Block) -> Trunk {

@@ -2,7 +2,7 @@
 //!
 //! Place: model/bundle, read as `meit-node` reads it. Invariant: what the texts say is for the pipeline's evaluation.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::Device;
 use ecg::segment::Segment;
@@ -11,7 +11,7 @@ use model::generate::DecodeOptions;
 use model::meit::EcgInput;
 use node::drafter::{BundleDrafter, Drafter};
 
-use crate::rig::{recordings, root};
+use crate::rig::{copy, recordings, root};
 
 fn shipped() -> PathBuf {
     root().join("model/bundle")
@@ -27,15 +27,6 @@ fn inputs() -> Vec<EcgInput> {
         .map(segment)
         .map(|segment| EcgInput::from(&segment))
         .collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    }
 }
 
 #[test]

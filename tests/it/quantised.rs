@@ -14,6 +14,8 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::golden::{error_max, largest};
+
 fn decoder() -> Decoder {
     let config: DecoderConfig = serde_json::from_value(serde_json::json!({
         "model_type": "llama", "vocab_size": 40, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
@@ -43,8 +45,7 @@ fn logits(decoder: &Decoder) -> Tensor {
 
 /// Largest difference over the largest logit.
 fn error(got: &Tensor, expected: &Tensor) -> f32 {
-    let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-    largest(&(got - expected).unwrap()) / largest(expected)
+    error_max(got, expected) / largest(expected)
 }
 
 #[test]

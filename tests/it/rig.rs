@@ -257,3 +257,14 @@ impl Drafter for SumDrafter {
         }
     }
 }
+
+/// Copies the files of a folder, not those of its folders.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}

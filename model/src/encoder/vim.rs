@@ -91,8 +91,9 @@ impl Layer {
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let xz = self.input.forward(x)?;
         let (x, z) = (xz.narrow(2, 0, self.inner)?, xz.narrow(2, self.inner, self.inner)?);
-        let forth = self.forth.forward(&x.contiguous()?)?;
-        let back = self.back.forward(&x.contiguous()?.flip(&[1])?)?.flip(&[1])?;
+        let x = x.contiguous()?;
+        let forth = self.forth.forward(&x)?;
+        let back = self.back.forward(&x.flip(&[1])?)?.flip(&[1])?;
         let y = ((forth + back)? * z.silu()?)?;
         self.output.forward(&(y * 0.5)?)
     }

@@ -3,13 +3,13 @@
 //! Place: a trunk of `encoder`. Shapes: (B, L, S) -> (B, 1 + N, C), the class token first. Source: Dosovitskiy et al. 2021
 //! (pre-norm, GELU, biases); names are timm's, so weights that self-supervised training left in them load.
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 use super::patches::Patches;
 use crate::architecture::Norm;
 use crate::config::VitConfig;
 use crate::error::Result;
-use crate::layers::{Linear, widen};
+use crate::layers::{Linear, attend};
 use crate::norm::NormLayer;
 use crate::weights::Weights;
 
@@ -79,13 +79,8 @@ impl Block {
     /// (B, T, C) -> (B, T, C), every token sees every other.
     fn attend(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let (b, t, c) = x.dims3()?;
-        let d = c / self.heads;
-        let qkv = self.qkv.forward(x)?.reshape((b, t, 3, self.heads, d))?;
+        let qkv = self.qkv.forward(x)?.reshape((b, t, 3, self.heads, c / self.heads))?;
         let part = |i| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous(); // (B, H, T, D)
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let scores = widen(&(q * (d as f64).powf(-0.5))?.matmul(&k.t()?)?)?; // (B, H, T, T)
-        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-        let y = weights.matmul(&v)?.transpose(1, 2)?.contiguous()?; // (B, T, H, D)
-        self.proj.forward(&y.reshape((b, t, c))?)
+        self.proj.forward(&attend(&part(0)?, &part(1)?, &part(2)?)?)
     }
 }

@@ -6,7 +6,7 @@
 mod attach;
 mod config;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -182,8 +182,7 @@ impl Adapter {
         let mut config = self.config.clone();
         config.inference_mode = true;
         let config = files::pretty(&dir.join(ADAPTER_CONFIG), &config)?;
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let weights = safetensors::serialize(&tensors, Some(format)).map_err(candle_core::Error::from)?;
+        let weights = files::safetensors(&tensors)?;
         files::write(&dir.join(ADAPTER_CONFIG), &config)?;
         files::write(&dir.join(ADAPTER_WEIGHTS), &weights)?;
         let digest = Sha256::new().chain_update(config).chain_update(weights);

@@ -68,7 +68,7 @@ pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
             encode_ms,
             draft_ms,
             drafts_per_s: 1e3 / draft_ms,
-            memory_mib_max: memory_mib_max(),
+            memory_mib_max: memory_kib_max().map(|kib| kib / 1024.0),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         });
     }
@@ -127,10 +127,9 @@ fn parameters(dir: &Path) -> anyhow::Result<usize> {
     Ok(count)
 }
 
-/// The VmHWM line of /proc/self/status.
-fn memory_mib_max() -> Option<f64> {
+/// Largest resident memory of this process, KiB: the VmHWM line of /proc/self/status.
+pub fn memory_kib_max() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }

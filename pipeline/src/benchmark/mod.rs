@@ -5,7 +5,7 @@
 //! Source: MEIT (ACL 2025 Findings), tables 1 to 6 and 15, figures 2 and 3.
 
 mod chart;
-mod cost;
+pub mod cost;
 mod judge;
 mod quality;
 mod robustness;

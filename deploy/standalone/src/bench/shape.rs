@@ -50,7 +50,7 @@ impl WeightType {
     }
 
     /// Kind of block that they are quantised to, if any.
-    fn blocks(self) -> Option<GgmlDType> {
+    pub fn blocks(self) -> Option<GgmlDType> {
         match self {
             Self::Q8 => Some(GgmlDType::Q8_0),
             Self::Q4 => Some(GgmlDType::Q4K),

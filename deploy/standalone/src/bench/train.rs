@@ -10,6 +10,7 @@ use candle_core::{DType, Tensor};
 use model::decoder::Decoder;
 use model::lora::{Adapter, AdapterConfig, Targets};
 use model::mode::Mode;
+use pipeline::benchmark::cost::memory_kib_max;
 use pipeline::optimizer::AdamW;
 use rand::SeedableRng;
 use serde::Serialize;
@@ -71,7 +72,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "--batch must be at least 1, --tokens and --steps at least 2"
     );
     let device = super::shape::device(&arguments.device)?;
-    let quantised = matches!(arguments.dtype, WeightType::Q8 | WeightType::Q4);
+    let quantised = arguments.dtype.blocks().is_some();
     ensure!(!quantised, "--dtype is quantised: such weights serve and never train");
     let base = arguments.shape.decoder(arguments.dtype, &device)?;
     let alpha = 2.0 * arguments.rank as f64;
@@ -102,7 +103,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let figures = Figures {
         seconds_per_step,
         tokens_per_s: (arguments.batch * arguments.tokens) as f64 / seconds_per_step,
-        peak_rss_mb: peak_rss_mb()?,
+        peak_rss_mb: memory_kib_max().context("VmHWM in /proc/self/status")? * 1024.0 / 1e6,
         peak_device_mb: None,
         adapter_parameters: adapter.parameters(),
         loss_first: losses[0],
@@ -132,13 +133,4 @@ fn loss(decoder: &Decoder, ids: &Tensor) -> anyhow::Result<Tensor> {
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
-}
-
-/// VmHWM of /proc/self/status.
-fn peak_rss_mb() -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-    let kib: f64 = kib.context("VmHWM in /proc/self/status")?.trim().parse()?;
-    Ok(kib * 1024.0 / 1e6)
 }
