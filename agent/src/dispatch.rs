@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use ecg::LEADS;
 use ecg::dsp::DspConfig;
+use ecg::event::{Place, dead_letter_headers, owned_headers};
 use ecg::packet::PacketError;
 use ecg::report::RejectRecord;
 use ecg::segment::Segment;
@@ -24,6 +25,9 @@ use crate::marks::Marks;
 use crate::policy::Findings;
 use crate::route::{Route, route};
 use crate::windows::Closed;
+
+/// Source of this process's events.
+pub(crate) const EVENT_SOURCE: &str = "/meit/agent";
 
 /// What is left of a segment once it is encoded.
 #[derive(Clone, Debug)]
@@ -144,19 +148,21 @@ impl Analyses {
 
 /// The records of one segment, and the mark that goes with it where marks are kept.
 pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>) -> anyhow::Result<Vec<Output>> {
-    let key = Some(made.findings.stream_id.clone().into_bytes());
+    let of = &made.findings;
+    let key = Some(of.stream_id.clone().into_bytes());
+    let topic = made.route.topic();
+    let window = format!("{}-{}-{}", of.stream_id, of.boot_id, of.start_sample);
     let segment = Output {
         owner: owner.clone(),
-        topic: made.route.topic(),
+        topic,
         partition: None,
         key: key.clone(),
         payload: std::mem::take(&mut made.payload),
-        headers: vec![],
+        headers: owned_headers(topic, EVENT_SOURCE, &window),
     };
     let Some(marks) = marks else {
         return Ok(vec![segment]);
     };
-    let of = &made.findings;
     let mark = marks.add(&of.stream_id, of.boot_id, of.start_sample, Instant::now());
     let mark = Output {
         owner: owner.clone(),
@@ -164,26 +170,26 @@ pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>)
         partition: Some(owner.partition.1),
         key,
         payload: serde_json::to_vec(mark).context("encode mark")?,
-        headers: vec![],
+        headers: owned_headers(topic::AGENT_MARKS, EVENT_SOURCE, &window),
     };
     Ok(vec![segment, mark])
 }
 
 /// A refused record's bytes for the dead letters, with where it came from and why it was refused.
 pub(crate) fn dead_letter(record: Record, error: &PacketError, owner: &Owner) -> Output {
+    let at = Place {
+        topic: &record.topic,
+        partition: record.partition,
+        offset: record.offset,
+    };
+    let headers = dead_letter_headers(EVENT_SOURCE, at, error.reason().as_str(), &error.to_string());
     Output {
         owner: owner.clone(),
         topic: topic::DEAD_LETTERS,
         partition: None,
         key: record.key,
         payload: record.payload,
-        headers: vec![
-            ("reason", error.reason().as_str().to_owned()),
-            ("error", error.to_string()),
-            ("topic", record.topic.to_string()),
-            ("partition", record.partition.to_string()),
-            ("offset", record.offset.to_string()),
-        ],
+        headers,
     }
 }
 
@@ -233,6 +239,19 @@ mod tests {
         let way: Vec<_> = outputs.iter().map(|output| (output.topic, output.partition)).collect();
         assert_eq!(way, [(topic::SEGMENTS_STAT, None), (topic::AGENT_MARKS, Some(3))]);
         assert!(outputs.iter().all(|output| output.key.as_deref() == Some(b"bed-01")));
+        for output in &outputs {
+            for (name, value) in [
+                ("ce_type", output.topic),
+                ("ce_source", EVENT_SOURCE),
+                ("ce_id", "bed-01-1-5000"),
+            ] {
+                assert!(
+                    output.headers.contains(&(name, value.to_owned())),
+                    "{name}: {:?}",
+                    output.headers
+                );
+            }
+        }
         assert!(marks.has("bed-01", 1, 5000));
         assert_eq!(outputs[1].payload, br#"{"boots":[[1,5000]]}"#);
     }

@@ -12,6 +12,8 @@ use service::kafka::sink::Sink;
 use service::kafka::table::{self, Row};
 use service::kafka::{cluster, table::TableError};
 
+use crate::dispatch::EVENT_SOURCE;
+
 /// Header of a letter that was sent again: partition and offset of the letter.
 const REPLAYED_FROM: &str = "replayed-from";
 
@@ -111,7 +113,9 @@ pub async fn replay(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<us
         );
         // an empty key was none: no stream has an empty name
         let key = (!row.key.is_empty()).then_some(row.key.as_slice());
-        sink.send(to, key, &row.value, &[(REPLAYED_FROM, &place)])
+        let mut headers = ecg::event::headers(to, EVENT_SOURCE, &place).to_vec();
+        headers.push((REPLAYED_FROM, &place));
+        sink.send(to, key, &row.value, &headers)
             .await
             .with_context(|| format!("send letter {place} again"))?;
     }

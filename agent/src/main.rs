@@ -9,9 +9,17 @@ use agent::letters::{self, Choice};
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 
+/// What stands under --help.
+const EXAMPLES: &str = "\
+Examples:
+  meit-agent --config config/agent.toml                 waveforms in, segments out, until SIGTERM
+  meit-agent check-config config/agent.toml             the settings in force, and where each comes from
+  meit-agent dead-letters list --reason schema          what was refused, one JSON object a letter
+  MEIT__KAFKA__BROKERS=broker:9092 meit-agent           a variable overrides file and defaults";
+
 /// Cuts the monitors' waveforms into ten-second segments, measures and gates them.
 #[derive(Parser)]
-#[command(name = "meit-agent", version)]
+#[command(name = "meit-agent", version, after_help = EXAMPLES)]
 struct Arguments {
     /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
     #[arg(long, value_name = "FILE", global = true)]

@@ -18,9 +18,16 @@ use crate::settings::TrainSettings;
 use crate::sources::Source;
 use crate::{evaluate, metrics, train};
 
+/// What stands under --help.
+const EXAMPLES: &str = "\
+Examples:
+  meit-pipeline run --config config/pipeline.toml       curate, train, evaluate, promote or keep
+  meit-pipeline status                                  champion, candidate, lineage, last runs
+  meit-pipeline evaluate --bundle model/bundle --dataset ptbxl:DIR --folds 9";
+
 /// Trains and evaluates MEIT bundles, and runs the nightly job.
 #[derive(Parser)]
-#[command(name = "meit-pipeline", version, about)]
+#[command(name = "meit-pipeline", version, about, after_help = EXAMPLES)]
 pub struct Cli {
     /// File in which the command leaves its time, duration and outcome for node_exporter's textfile collector (*.prom).
     #[arg(long, global = true, value_name = "FILE")]

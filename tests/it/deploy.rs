@@ -13,6 +13,9 @@ use serde_yaml_ng::Value;
 use crate::rig::root;
 use crate::tidy::{files, text};
 
+/// Processes that stay, each with a port for Prometheus.
+const PROCESSES: [&str; 4] = ["agent", "node", "bedside", "review"];
+
 /// Files of deployments, of any kind.
 fn deployments() -> Vec<PathBuf> {
     let extensions = ["yaml", "yml", "toml", "service", "timer", "cuda", "sh", "properties"];
@@ -79,8 +82,8 @@ fn every_settings_file_is_what_its_process_takes() {
             service::settings::load_checked::<pipeline::night::settings::PipelineSettings>(process, Some(path))
                 .map(drop)
         }
-        // a process of a later package is checked by its own tests
-        _ => Ok(()),
+        "review" => service::settings::load_checked::<review::settings::ReviewSettings>(process, Some(path)).map(drop),
+        other => panic!("{}: no process reads section {other}", path.display()),
     };
     let mut loaded = 0;
     for path in settings
@@ -95,7 +98,7 @@ fn every_settings_file_is_what_its_process_takes() {
             loaded += 1;
         }
     }
-    assert!(loaded >= 3, "only {loaded} settings files were loaded");
+    assert!(loaded >= 5, "only {loaded} settings files were loaded");
 }
 
 #[test]
@@ -164,7 +167,7 @@ fn every_pod_runs_without_rights_and_within_limits() {
             }
         }
     }
-    assert_eq!(pods, 4, "agent, node, heartbeat and training");
+    assert_eq!(pods, 5, "agent, node, heartbeat, review and training");
 }
 
 #[test]
@@ -185,7 +188,7 @@ fn prometheus_scrapes_the_ports_that_the_processes_listen_at() {
     let defaults: toml::Table = service::settings::DEFAULTS.parse().unwrap();
     for targets in ["deploy/prometheus/targets.yml", "deploy/docker/targets.yml"] {
         let targets = text(&root().join(targets));
-        for process in ["agent", "node", "bedside"] {
+        for process in PROCESSES {
             let address = defaults[process]["metrics_address"].as_str().unwrap();
             let (_, port) = address.rsplit_once(':').unwrap();
             let line = targets
@@ -197,4 +200,68 @@ fn prometheus_scrapes_the_ports_that_the_processes_listen_at() {
             );
         }
     }
+}
+
+#[test]
+fn every_process_is_in_every_deployment() {
+    let compose = &documents(&root().join("deploy/docker/compose.yaml"))[0];
+    let kustomization = text(&root().join("deploy/k8s/kustomization.yaml"));
+    let image = text(&root().join("deploy/docker/Dockerfile"));
+    for process in PROCESSES.into_iter().chain(["pipeline"]) {
+        assert_eq!(
+            compose["services"][process]["image"],
+            format!("meit-{process}"),
+            "compose.yaml"
+        );
+        assert!(
+            image.contains(&format!("AS {process}\n")),
+            "Dockerfile has no target {process}"
+        );
+        assert!(
+            kustomization.contains(&format!("name: meit-{process},")),
+            "kustomization.yaml: {process}"
+        );
+        // the monitors of a hospital are no service; what stands for them there is the heartbeat
+        let unit = if process == "bedside" { "heartbeat" } else { process };
+        let unit = text(&root().join(format!("deploy/systemd/meit-{unit}.service")));
+        assert!(unit.contains(&format!("ExecStart=/usr/bin/meit-{process} ")), "{unit}");
+    }
+    let review = &documents(&root().join("deploy/k8s/review.yaml"))[0]["spec"];
+    assert_eq!(review["replicas"], 1, "the audit log has one writer");
+    assert_eq!(review["strategy"]["type"], "Recreate");
+}
+
+#[test]
+fn shell_in_deployments_is_shell() {
+    let compose = &documents(&root().join("deploy/docker/compose.yaml"))[0];
+    let script = compose["services"]["topics"]["command"][0]
+        .as_str()
+        .unwrap()
+        .replace("$$", "$");
+    let check = |script: &str, place: &str| {
+        let bash = std::process::Command::new("bash")
+            .args(["-n", "-c", script])
+            .output()
+            .unwrap();
+        assert!(
+            bash.status.success(),
+            "{place}: {}",
+            String::from_utf8_lossy(&bash.stderr)
+        );
+    };
+    check(&script, "compose.yaml, topics");
+    for path in files("deploy", "sh") {
+        check(&text(&path), &path.display().to_string());
+    }
+}
+
+#[test]
+fn the_trial_token_is_let_in_and_known_to_compose_alone() {
+    let tokens = review::auth::Tokens::read(&root().join("deploy/docker/trial-tokens.toml")).unwrap();
+    assert_eq!(tokens.identify("trial").unwrap().signer, "trial");
+    let compose = text(&root().join("deploy/docker/compose.yaml"));
+    assert!(
+        compose.contains("\"127.0.0.1:9470:9470\""),
+        "the trial's page leaves the machine"
+    );
 }

@@ -103,6 +103,7 @@ async fn a_decision_is_announced_under_the_name_of_its_run() {
         registry.events().unwrap()
     });
     assert_eq!(file.await.unwrap(), std::slice::from_ref(&event));
+    assert_eq!(rig.events(topic::PIPELINE_EVENTS, &["/meit/pipeline"]).await, 1);
     let records = rig.all(topic::PIPELINE_EVENTS).await;
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].key.as_deref(), Some(&b"2026-11-24"[..]));

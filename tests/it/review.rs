@@ -3,6 +3,9 @@
 //! Place: one [`review::Server`] a test, on a free port. Invariant: what a page says was signed is on the topic, and what
 //! could not be published still waits.
 
+mod provider;
+mod sso;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -125,22 +128,40 @@ struct Page {
 impl Page {
     /// A page whose tokens file has this text; none where nobody logs in.
     async fn open(tokens: Option<&str>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let mut page = Self::new();
         if let Some(text) = tokens {
-            std::fs::write(directory.path().join("tokens.toml"), text).unwrap();
+            std::fs::write(page.directory.path().join("tokens.toml"), text).unwrap();
         }
-        let mut page = Self {
+        page.start(tokens.is_some()).await;
+        page
+    }
+
+    /// A page without tokens, with other settings changed.
+    async fn open_with(change: impl FnOnce(&mut ReviewSettings)) -> Self {
+        let mut page = Self::new();
+        let mut settings = page.settings(false);
+        change(&mut settings);
+        page.serve(settings).await;
+        page
+    }
+
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
             rig: Some(Rig::start()),
             directory,
             stop: Shutdown::new(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             task: None,
-        };
-        page.start(tokens.is_some()).await;
-        page
+        }
     }
 
     async fn start(&mut self, with_tokens: bool) {
+        let settings = self.settings(with_tokens);
+        self.serve(settings).await;
+    }
+
+    fn settings(&self, with_tokens: bool) -> ReviewSettings {
         let mut settings: ReviewSettings = service::settings::load("review", None).unwrap();
         settings.kafka = self.rig().kafka.clone();
         settings.review.address = "127.0.0.1:0".to_owned();
@@ -149,6 +170,10 @@ impl Page {
         if with_tokens {
             settings.review.tokens_file = self.directory.path().join("tokens.toml");
         }
+        settings
+    }
+
+    async fn serve(&mut self, settings: ReviewSettings) {
         self.stop = Shutdown::new();
         let metrics = review::metrics::Metrics::new(&Registry::new()).unwrap();
         let server = Server::bind(settings, metrics, self.stop.clone()).await.unwrap();
@@ -272,6 +297,7 @@ async fn a_draft_is_read_edited_and_signed_and_the_signature_is_on_the_topic() {
     assert_eq!(again.status, 409, "the page is older than the signature");
     let rows = client.get(page.address, "/rows").await.body;
     assert!(!rows.contains(&draft.draft_id), "a signed draft does not wait");
+    assert_eq!(page.rig().events(topic::SIGNED_REPORTS, &["/meit/review"]).await, 1);
     let reports = page.signed().await;
     assert_eq!(reports.len(), 1);
     let report = &reports[0];

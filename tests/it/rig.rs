@@ -3,6 +3,7 @@
 //! Place: under `stream`, `node` and `review`. Invariant: every topic has one partition, so a marker that is sent after the
 //! processes stopped is the last record, and reading up to it reads all.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use service::kafka::KafkaSettings;
 use service::kafka::embedded::EmbeddedBroker;
 use service::kafka::sink::Sink;
 use service::kafka::source::{Event, Record, Source};
+use service::kafka::table;
 use service::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 
@@ -194,6 +196,26 @@ impl Rig {
         let mut records = self.read(topic, "all", |record| record.payload == MARKER).await;
         records.pop();
         records
+    }
+
+    /// Checks that every record of a topic is a CloudEvent of one of `sources`, none twice; returns how many there are.
+    pub async fn events(&self, topic: &str, sources: &[&str]) -> usize {
+        let rows = table::read(&self.kafka, topic, &[0]).await.unwrap();
+        let mut events = BTreeSet::new();
+        for row in rows.iter().filter(|row| row.value != MARKER) {
+            let header = |name| {
+                row.header(name)
+                    .unwrap_or_else(|| panic!("{topic}: no {name} in {row:?}"))
+            };
+            assert_eq!(header("ce_specversion"), ecg::event::SPEC_VERSION);
+            assert_eq!(header("ce_type"), topic);
+            assert_eq!(header("content-type"), ecg::event::content_type(topic));
+            let source = header("ce_source");
+            assert!(sources.contains(&source), "{topic}: source {source}");
+            let id = (source.to_owned(), header("ce_id").to_owned());
+            assert!(!id.1.is_empty() && events.insert(id.clone()), "{topic}: {id:?} twice");
+        }
+        events.len()
     }
 
     /// Records of a topic from its first on, up to and with the one that `is_last`.

@@ -6,13 +6,16 @@
 use std::collections::BTreeSet;
 
 use agent::letters::Choice;
-use ecg::packet::Packet;
+use bedside::settings::BedsideSettings;
+use ecg::packet::{Packet, PacketLead};
 use ecg::report::DraftReport;
 use ecg::segment::Segment;
 use ecg::topic;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use service::kafka::table;
+use service::shutdown::Shutdown;
 
 use crate::rig::{Rig, STREAM, packets, recordings};
 
@@ -143,6 +146,45 @@ async fn garbage_is_dead_lettered_with_its_bytes_and_every_packet_is_counted_onc
         GARBAGE
     );
     assert_eq!(rig.all(topic::SEGMENTS).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_record_of_every_process_is_one_cloud_event() {
+    let rig = Rig::start();
+    let (agent, node) = (rig.agent(), rig.node());
+    let mut monitors: BedsideSettings = service::settings::load("bedside", None).unwrap();
+    monitors.kafka = rig.kafka.clone();
+    monitors.bedside.recordings = vec![recordings()[0].header.clone()];
+    (monitors.bedside.beds, monitors.bedside.minutes) = (1, 0.1);
+    (monitors.bedside.speed, monitors.bedside.boot_id) = (1000.0, 1);
+    monitors.bedside.metrics_address = String::new();
+    let sent = bedside::run(monitors, Shutdown::new()).await.unwrap().packets_sent;
+    rig.wait_for(topic::REPORTS, 1).await;
+    assert_eq!(rig.events(topic::WAVEFORMS, &["/meit/bedside"]).await as u64, sent);
+
+    // a flat stream is rejected; what is no packet and no segment is dead-lettered
+    let mut flat = packets(&recordings()[..1], PACKET_SAMPLES);
+    let silent = |lead: &PacketLead| PacketLead::of(lead.lead, vec![0; lead.samples.len()], 1.0);
+    for packet in &mut flat {
+        packet.stream_id = "bed-flat".to_owned();
+        packet.leads = packet.leads.iter().map(silent).collect();
+        rig.send_under("bed-flat", &packet.encode()).await;
+    }
+    rig.send_bytes(GARBAGE[0]).await;
+    rig.sink.send(topic::SEGMENTS, None, GARBAGE[0], &[]).await.unwrap();
+    rig.wait_for(topic::REJECTS, 1).await;
+    rig.wait_for(topic::DEAD_LETTERS, 2).await;
+    drop((agent.stop().await, node.stop().await));
+    for (topic, sources, events) in [
+        (topic::REPORTS, &["/meit/node"][..], 1),
+        (topic::REJECTS, &["/meit/agent"], 1),
+        (topic::DEAD_LETTERS, &["/meit/agent", "/meit/node"], 2),
+    ] {
+        assert_eq!(rig.events(topic, sources).await, events, "{topic}");
+    }
+    let segments = table::read(&rig.kafka, topic::SEGMENTS, &[0]).await.unwrap();
+    assert_eq!(segments[0].header("ce_type"), Some(topic::SEGMENTS));
+    assert_eq!(segments[0].header("ce_source"), Some("/meit/agent"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

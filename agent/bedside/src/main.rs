@@ -11,9 +11,17 @@ use bedside::noise::Noise;
 use bedside::settings::BedsideSettings;
 use clap::Parser;
 
+/// What stands under --help.
+const EXAMPLES: &str = "\
+Examples:
+  meit-bedside tests/data/ptbxl                         every recording of a folder as monitors
+  meit-bedside --beds 16 --speed 1 --minutes 60 DIR     sixteen monitors for an hour in real time
+  meit-bedside --noise em --snr-db 6 DIR                with electrode motion (bedside.noise_directory)
+  meit-bedside check-config deploy/systemd/heartbeat.toml";
+
 /// Replays WFDB recordings as bedside monitors on ecg.waveforms.v1.
 #[derive(Parser)]
-#[command(name = "meit-bedside", version)]
+#[command(name = "meit-bedside", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<service::settings::show::Command>,

@@ -5,6 +5,7 @@
 //! the value and where it was set. Defaults are config/default.toml, compiled in.
 
 mod nearest;
+mod secret;
 pub mod show;
 
 use std::collections::HashMap;
@@ -14,6 +15,8 @@ use std::path::Path;
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
+
+pub use self::secret::Secret;
 
 /// Every setting with its default and a comment.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");

@@ -236,6 +236,8 @@ impl Counters {
         service::telemetry::describe(Meter::new(&registry, "agent"), &settings.agent)?;
         service::telemetry::describe(Meter::new(&registry, "node"), &settings.node)?;
         service::telemetry::describe(Meter::new(&registry, "bedside"), &settings.bedside)?;
+        let review: review::settings::ReviewSettings = service::settings::load("review", None)?;
+        service::telemetry::describe(Meter::new(&registry, "review"), &review)?;
         eprintln!("{}", cluster.description);
         eprintln!(
             "bundle {} · metrics http://{address}/metrics · health http://{address}/healthz",

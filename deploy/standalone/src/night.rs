@@ -239,7 +239,8 @@ async fn sign(
             patient: Some(format!("patient-{}", recording.name)),
         };
         let key = Some(draft.segment_id.as_bytes());
-        sink.send(topic::SIGNED_REPORTS, key, &serde_json::to_vec(&report)?, &[])
+        let headers = ecg::event::headers(topic::SIGNED_REPORTS, "/meit/demo", &report.draft_id);
+        sink.send(topic::SIGNED_REPORTS, key, &serde_json::to_vec(&report)?, &headers)
             .await?;
         signed += 1;
     }

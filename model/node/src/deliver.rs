@@ -128,7 +128,7 @@ impl Deliverer {
             partition: None,
             key: Some(draft.segment_id.clone().into_bytes()),
             payload: serde_json::to_vec(&draft).context("encode draft")?,
-            headers: vec![],
+            headers: ecg::event::owned_headers(topic::REPORTS, crate::EVENT_SOURCE, &draft.draft_id),
         };
         self.waiting.push(Ready {
             offset: job.place.offset,

@@ -3,6 +3,7 @@
 //! Place: first step after the sources; refused records go to the dead letters.
 //! Invariant: total; a decoded segment has 12 x 5000 samples, so the model takes it.
 
+use ecg::event::{Place, dead_letter_headers};
 use ecg::segment::SegmentError;
 use ecg::topic;
 use service::kafka::commit::Output;
@@ -24,19 +25,19 @@ pub(crate) fn refusal(error: &SegmentError) -> &'static str {
 
 /// A refused record's bytes for the dead letters, with where it came from and why it was refused.
 pub(crate) fn dead_letter(record: Record, error: &SegmentError, owner: Owner) -> Output {
+    let at = Place {
+        topic: &record.topic,
+        partition: record.partition,
+        offset: record.offset,
+    };
+    let headers = dead_letter_headers(crate::EVENT_SOURCE, at, refusal(error), &error.to_string());
     Output {
         owner,
         topic: topic::DEAD_LETTERS,
         partition: None,
         key: record.key,
         payload: record.payload,
-        headers: vec![
-            ("reason", refusal(error).to_owned()),
-            ("error", error.to_string()),
-            ("topic", record.topic.to_string()),
-            ("partition", record.partition.to_string()),
-            ("offset", record.offset.to_string()),
-        ],
+        headers,
     }
 }
 

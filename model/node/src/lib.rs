@@ -51,6 +51,9 @@ use crate::metrics::{Metrics, NodeSummary};
 use crate::settings::NodeSettings;
 use crate::slot::Slot;
 
+/// Source of this process's events.
+pub(crate) const EVENT_SOURCE: &str = "/meit/node";
+
 /// Deliveries that may wait for the broker: the batch on the device, the one behind it, and abstentions.
 const DELIVERIES: usize = 16;
 

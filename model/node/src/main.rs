@@ -22,9 +22,17 @@ use prometheus::Registry;
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
 
+/// What stands under --help.
+const EXAMPLES: &str = "\
+Examples:
+  meit-node --config config/node.toml                   segments in, drafts out, until SIGTERM
+  meit-node --bundle model/bundle --device cpu          with another bundle or device
+  meit-node check-config config/node.toml               the settings in force, and where each comes from
+  meit-node bundle --help                               makes, checks and shows bundles";
+
 /// Drafts a report on each segment.
 #[derive(Parser)]
-#[command(name = "meit-node", version)]
+#[command(name = "meit-node", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -28,7 +28,7 @@ pub enum TokensError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not what [`TokenLine`]s look like.
+    /// The file is not what `[[token]]` tables look like.
     #[error("read tokens from {path}")]
     Parse {
         /// The file.
@@ -102,6 +102,16 @@ impl Tokens {
         })
     }
 
+    /// Nobody has a token: single sign-on alone lets people in.
+    pub fn none() -> Self {
+        Self::Listed(Arc::default())
+    }
+
+    /// True when somebody has a token.
+    pub fn has_any(&self) -> bool {
+        matches!(self, Self::Listed(tokens) if !tokens.is_empty())
+    }
+
     /// Reads a file of `[[token]]` tables with sha256, signer, title and role.
     ///
     /// # Errors
@@ -159,7 +169,8 @@ pub fn new_token() -> (String, String) {
     (token, hash)
 }
 
-fn secret() -> String {
+/// Random bytes in hex.
+pub(crate) fn secret() -> String {
     let mut bytes = [0; SECRET_BYTES];
     rand::rngs::OsRng
         .try_fill_bytes(&mut bytes)
@@ -167,7 +178,8 @@ fn secret() -> String {
     hex(&bytes)
 }
 
-fn sha256(text: &str) -> String {
+/// SHA-256 of a text in hex.
+pub(crate) fn sha256(text: &str) -> String {
     hex(&Sha256::digest(text))
 }
 
@@ -180,6 +192,7 @@ pub struct Session {
     pub csrf: String,
     /// SHA-256 of the cookie's value; the session's key.
     key: String,
+    began: Instant,
     last_request: Instant,
 }
 
@@ -188,15 +201,17 @@ pub struct Session {
 pub struct Sessions {
     sessions: Arc<Mutex<HashMap<String, Session>>>,
     idle_max: Duration,
+    age_max: Duration,
     sessions_max: usize,
 }
 
 impl Sessions {
-    /// No sessions yet.
-    pub fn new(idle_max: Duration, sessions_max: usize) -> Self {
+    /// No sessions yet; one ends after `idle_max` without a request, and after `age_max` in any case.
+    pub fn new(idle_max: Duration, age_max: Duration, sessions_max: usize) -> Self {
         Self {
             sessions: Arc::default(),
             idle_max,
+            age_max,
             sessions_max,
         }
     }
@@ -208,10 +223,11 @@ impl Sessions {
             identity,
             csrf: secret(),
             key: sha256(&cookie),
+            began: now,
             last_request: now,
         };
         let mut sessions = self.lock();
-        sessions.retain(|_, session| now.duration_since(session.last_request) < self.idle_max);
+        sessions.retain(|_, session| self.holds(session, now));
         if sessions.len() >= self.sessions_max {
             let idle = sessions.values().min_by_key(|session| session.last_request);
             if let Some(key) = idle.map(|session| session.key.clone()) {
@@ -226,13 +242,17 @@ impl Sessions {
     pub fn find(&self, cookie: &str, now: Instant) -> Option<Session> {
         let mut sessions = self.lock();
         let session = sessions.get_mut(&sha256(cookie))?;
-        if now.duration_since(session.last_request) >= self.idle_max {
+        if !self.holds(session, now) {
             let key = session.key.clone();
             sessions.remove(&key);
             return None;
         }
         session.last_request = now;
         Some(session.clone())
+    }
+
+    fn holds(&self, session: &Session, now: Instant) -> bool {
+        now.duration_since(session.last_request) < self.idle_max && now.duration_since(session.began) < self.age_max
     }
 
     /// Ends a session.
@@ -290,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_session_ends_after_a_time_without_requests() {
-        let sessions = Sessions::new(Duration::from_secs(60), 4);
+        let sessions = Sessions::new(Duration::from_secs(60), Duration::from_secs(3600), 4);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (cookie, session) = sessions.begin(identity("a"), start);
@@ -302,8 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_is_used_all_the_time_ends_too() {
+        let sessions = Sessions::new(Duration::from_secs(60), Duration::from_secs(200), 4);
+        let start = Instant::now();
+        let (cookie, _) = sessions.begin(identity("a"), start);
+        for seconds in [50, 100, 150, 199] {
+            assert!(
+                sessions.find(&cookie, start + Duration::from_secs(seconds)).is_some(),
+                "{seconds}"
+            );
+        }
+        assert!(sessions.find(&cookie, start + Duration::from_secs(200)).is_none());
+    }
+
+    #[test]
     fn one_session_too_many_ends_the_one_that_is_idle_longest() {
-        let sessions = Sessions::new(Duration::from_secs(600), 2);
+        let sessions = Sessions::new(Duration::from_secs(600), Duration::from_secs(3600), 2);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (first, _) = sessions.begin(identity("a"), at(0));

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
+use ecg::id::HEARTBEAT_STREAM;
 use ecg::report::{DraftReport, SignedReport};
 use ecg::segment::Segment;
 use ecg::topic;
@@ -16,7 +17,7 @@ use service::kafka::source::{Event, Partition, Record, Source};
 use service::shutdown::Shutdown;
 use tokio::sync::mpsc;
 
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::worklist::{Place, Worklist};
 
 /// Longest JSON of a draft or a signature that is read.
@@ -54,7 +55,12 @@ impl Feed {
             tokio::select! {
                 () = shutdown.wait() => break,
                 event = events.recv() => self.take(event.context("kafka source ended early")?).await?,
-                _ = commit.tick() => self.commit()?,
+                _ = commit.tick() => {
+                    for topic in metrics::TOPICS {
+                        self.metrics.kafka.observe(topic, &self.source, events.len());
+                    }
+                    self.commit()?;
+                }
             }
         }
         self.commit()?;
@@ -87,6 +93,14 @@ impl Feed {
             self.floors.entry(partition).or_default().begin(record.offset);
         }
         match read(&record.topic, &record.payload) {
+            // nobody reads the heartbeat's drafts; that they come says that the way is open
+            Ok(Said::Draft(draft)) if draft.stream_id == HEARTBEAT_STREAM => {
+                self.metrics.heartbeat(&draft);
+                self.done(&record.topic, record.partition, record.offset);
+            }
+            Ok(Said::Segment(segment)) if segment.stream_id == HEARTBEAT_STREAM => {
+                self.done(&record.topic, record.partition, record.offset);
+            }
             Ok(Said::Draft(draft)) => self.worklist.add_draft(*draft, place),
             Ok(Said::Segment(segment)) => self.worklist.add_segment(*segment, place),
             Ok(Said::Signed(report)) => self.worklist.add_signed(*report),
@@ -100,16 +114,13 @@ impl Feed {
         self.metrics.refused(&record.topic);
         let (topic, partition, offset) = (&*record.topic, record.partition, record.offset);
         tracing::warn!(%error, topic, partition, offset, "record refused");
-        let (text, at, number) = (format!("{error:#}"), partition.to_string(), offset.to_string());
-        let event_id = format!("{topic}-{at}-{number}");
-        let mut headers = ecg::event::headers(topic::DEAD_LETTERS, crate::EVENT_SOURCE, &event_id).to_vec();
-        headers.extend([
-            ("reason", "decode"),
-            ("error", text.as_str()),
-            ("topic", topic),
-            ("partition", at.as_str()),
-            ("offset", number.as_str()),
-        ]);
+        let at = ecg::event::Place {
+            topic,
+            partition,
+            offset,
+        };
+        let headers = ecg::event::dead_letter_headers(crate::EVENT_SOURCE, at, "decode", &format!("{error:#}"));
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let key = record.key.as_deref();
         match self
             .sink

@@ -184,7 +184,7 @@ fn admit(app: &App, peer: IpAddr, request: &Request) -> Result<Admitted, Box<Res
         let cookie = app.session_cookie(&value);
         return Ok(Admitted::New { caller, cookie });
     }
-    if path == "/login" {
+    if matches!(path, "/login" | "/login/oidc" | "/login/callback") {
         return Ok(Admitted::Anyone);
     }
     app.metrics.turned_away("login");
@@ -250,7 +250,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     value.strip_prefix("Bearer ").map(str::trim)
 }
 
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// Value of a cookie.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).into_iter();
     let cookies = lines
         .filter_map(|line| line.to_str().ok())

@@ -1,17 +1,19 @@
 //! The review page: a clinician reads a draft beside its tracing, edits it, and signs or rejects it.
 //!
-//! Place: between `ecg.reports.v1` and `ecg.signed-reports.v1`. The [`feed`] reads drafts, segments and signatures into the
-//! [`worklist`]; the [`routes`] show them; [`signing`] publishes. Invariant: nothing is final without a signature, and no
+//! Place: between `ecg.reports.v1` and `ecg.signed-reports.v1`. The feed reads drafts, segments and signatures into the
+//! [`worklist`]; the routes show them; [`signing`] publishes. Invariant: nothing is final without a signature, and no
 //! draft leaves the list before Kafka has its signature.
 
 pub mod audit;
 pub mod auth;
+mod edits;
 mod feed;
 pub mod fhir;
 mod guard;
 pub mod hl7;
 mod limit;
 pub mod metrics;
+pub mod oidc;
 mod pages;
 pub mod paper;
 mod routes;
@@ -43,7 +45,8 @@ use crate::auth::{Sessions, Tokens};
 use crate::feed::Feed;
 use crate::limit::RateLimit;
 use crate::metrics::Metrics;
-use crate::settings::ReviewSettings;
+use crate::oidc::Oidc;
+use crate::settings::{ReviewSection, ReviewSettings};
 use crate::signing::Signing;
 use crate::tls::{Peer, TlsListener};
 use crate::worklist::Worklist;
@@ -55,6 +58,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Name of the session's cookie, without and with TLS; browsers take the second only over TLS and only from this very host.
 const COOKIE: &str = "meit-review";
 const TLS_COOKIE: &str = "__Host-meit-review";
+/// Name of the cookie that a browser keeps while it is at the provider of single sign-on, without and with TLS.
+const LOGIN_COOKIE: &str = "meit-review-login";
+const TLS_LOGIN_COOKIE: &str = "__Host-meit-review-login";
 
 /// What every request can reach; clones share it.
 #[derive(Clone)]
@@ -63,6 +69,7 @@ pub(crate) struct App {
     pub signing: Signing,
     pub audit: Audit,
     pub tokens: Tokens,
+    pub oidc: Option<Oidc>,
     pub sessions: Sessions,
     pub limit: Arc<RateLimit>,
     pub metrics: Metrics,
@@ -70,6 +77,7 @@ pub(crate) struct App {
     pub listeners: Arc<Semaphore>,
     pub shutdown: Shutdown,
     pub cookie_name: &'static str,
+    pub login_cookie_name: &'static str,
 }
 
 impl App {
@@ -81,6 +89,33 @@ impl App {
             self.cookie_name
         )
     }
+
+    /// The header that binds a login at the provider to this browser. It is lax, because the provider sends the browser back.
+    pub(crate) fn login_cookie(&self, value: &str) -> String {
+        let secure = if self.cookie_name == TLS_COOKIE { "; Secure" } else { "" };
+        format!(
+            "{}={value}; Path=/; Max-Age=600; HttpOnly; SameSite=Lax{secure}",
+            self.login_cookie_name
+        )
+    }
+
+    /// The header that ends that cookie.
+    pub(crate) fn login_cookie_end(&self) -> String {
+        self.login_cookie("").replace("Max-Age=600", "Max-Age=0")
+    }
+}
+
+/// Ways in: tokens, single sign-on, both, or none where nobody logs in.
+fn doors(section: &ReviewSection) -> anyhow::Result<(Tokens, Option<Oidc>)> {
+    let tokens = if section.is_open() {
+        Tokens::open()
+    } else if section.tokens_file.as_os_str().is_empty() {
+        Tokens::none()
+    } else {
+        Tokens::read(&section.tokens_file)?
+    };
+    let oidc = section.oidc.is_on().then(|| Oidc::new(&section.oidc)).transpose()?;
+    Ok((tokens, oidc))
 }
 
 /// A review page that is bound to its address and reads its topics.
@@ -103,11 +138,7 @@ impl Server {
     pub async fn bind(settings: ReviewSettings, metrics: Metrics, shutdown: Shutdown) -> anyhow::Result<Self> {
         settings.check()?;
         let section = &settings.review;
-        let tokens = if section.is_open() {
-            Tokens::open()
-        } else {
-            Tokens::read(&section.tokens_file)?
-        };
+        let (tokens, oidc) = doors(section)?;
         let tls = match section.tls() {
             Some((certificate, key)) => Some(tls::acceptor(certificate, key)?),
             None => None,
@@ -149,12 +180,14 @@ impl Server {
             signing,
             audit,
             tokens,
-            sessions: Sessions::new(section.session_idle(), section.sessions_max),
+            oidc,
+            sessions: Sessions::new(section.session_idle(), section.session_age(), section.sessions_max),
             limit: Arc::new(RateLimit::new(section.requests_per_second)),
             metrics,
             listeners: Arc::new(Semaphore::new(section.listeners_max)),
             shutdown,
             cookie_name: if tls.is_some() { TLS_COOKIE } else { COOKIE },
+            login_cookie_name: if tls.is_some() { TLS_LOGIN_COOKIE } else { LOGIN_COOKIE },
         };
         if tls.is_none() && !address.ip().is_loopback() {
             tracing::warn!(%address, "served without TLS: tokens and drafts cross the network as plain text");

@@ -14,9 +14,17 @@ use review::{Server, audit, auth};
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
 
+/// What stands under --help.
+const EXAMPLES: &str = "\
+Examples:
+  meit-review                                           the page at http://127.0.0.1:9470/, for this machine
+  meit-review --config /etc/meit/review.toml            with tokens, single sign-on and TLS
+  meit-review new-token --signer dr-7f3a --role signer  a token, shown once, and its lines for the tokens file
+  meit-review check-audit /var/lib/meit/audit.jsonl     is every line as it was written?";
+
 /// A web page on which a clinician reads, edits, signs and rejects drafts.
 #[derive(Parser)]
-#[command(name = "meit-review", version)]
+#[command(name = "meit-review", version, after_help = EXAMPLES)]
 struct Arguments {
     /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
     #[arg(long, value_name = "FILE", global = true)]

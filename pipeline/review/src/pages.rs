@@ -208,19 +208,43 @@ fn decision(decision: Decision) -> Markup {
 }
 
 /// The login.
-pub fn login(error: Option<&str>) -> Markup {
+///
+/// `issuer` is the provider of single sign-on, where there is one.
+pub fn login(error: Option<&str>, by_token: bool, issuer: Option<&str>) -> Markup {
     let content = html! {
         section .login {
             h1 { "Log in" }
             @if let Some(error) = error { p .error role="alert" { (error) } }
-            form method="post" action="/login" {
-                label for="token" { "Access token" }
-                input #token name="token" type="password" autocomplete="current-password" required autofocus;
-                button .primary { "Log in" }
+            @if let Some(issuer) = issuer {
+                p { a .button .primary href="/login/oidc" { "Single sign-on" } }
+                p .hint { "by " (issuer) }
+            }
+            @if by_token {
+                form method="post" action="/login" {
+                    label for="token" { "Access token" }
+                    input #token name="token" type="password" autocomplete="current-password" required
+                        autofocus[issuer.is_none()];
+                    button .primary { "Log in" }
+                }
             }
         }
     };
     page("Log in", None, None, &content)
+}
+
+/// What follows single sign-on: the browser goes to the list by itself, as this page's own step.
+pub fn logged_in() -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="refresh" content="0; url=/";
+                title { "Logged in · MEIT review" }
+            }
+            body { main { h1 { "Logged in" } p { a href="/" { "To the list" } } } }
+        }
+    }
 }
 
 /// A page that says why there is none.

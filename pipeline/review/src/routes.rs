@@ -4,11 +4,12 @@
 //! something is a POST with the session's own CSRF token.
 
 mod interop;
+mod login;
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Form, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Form, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::sse::{Event as ServerSent, KeepAlive, Sse};
@@ -21,12 +22,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::App;
 use crate::audit::{Entry as Note, Event};
-use crate::auth::Tokens;
 use crate::guard::{Caller, Refused, guard};
 use crate::pages::{self, Shown};
 use crate::paper::{self, Samples};
 use crate::signing::{Request, SignError, Verdict};
-use crate::tls::Peer;
 use crate::worklist::Entry;
 
 /// Largest body of a request.
@@ -43,8 +42,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/rows", get(rows))
         .route("/next", get(next))
         .route("/events", get(events))
-        .route("/login", get(login_form).post(login))
-        .route("/logout", post(logout))
+        .route("/login", get(login::form).post(login::by_token))
+        .route("/login/oidc", get(login::begin))
+        .route("/login/callback", get(login::callback))
+        .route("/logout", post(login::logout))
         .route("/drafts/{id}", get(open).post(sign))
         .route("/drafts/{id}/ecg.svg", get(drawing))
         .route("/api/drafts", get(api_list))
@@ -160,66 +161,6 @@ async fn events(State(app): State<App>) -> Result<impl IntoResponse, Refused> {
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
-async fn login_form(State(app): State<App>) -> Response {
-    if let Tokens::Open(_) = app.tokens {
-        return Redirect::to("/").into_response();
-    }
-    html(pages::login(None)).into_response()
-}
-
-#[derive(Deserialize)]
-struct LoginForm {
-    token: String,
-}
-
-async fn login(
-    State(app): State<App>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
-    Form(form): Form<LoginForm>,
-) -> Response {
-    let now = Instant::now();
-    let Some(identity) = app.tokens.identify(form.token.trim()) else {
-        app.limit.charge_refused_login(peer.ip(), now);
-        app.metrics.turned_away("login");
-        if let Err(error) = app.audit.append(Note::of(Event::LoginRefused, "")).await {
-            tracing::error!(%error, "audit log");
-        }
-        let page = html(pages::login(Some("This token is not known.")));
-        return (StatusCode::UNAUTHORIZED, page).into_response();
-    };
-    if let Err(error) = app.audit.append(Note::of(Event::Login, &identity.signer)).await {
-        tracing::error!(%error, "audit log");
-        let page = html(pages::login(Some(
-            "The audit log cannot be written, so nobody can log in.",
-        )));
-        return (StatusCode::SERVICE_UNAVAILABLE, page).into_response();
-    }
-    let (cookie, _) = app.sessions.begin(identity, now);
-    ([(header::SET_COOKIE, app.session_cookie(&cookie))], Redirect::to("/")).into_response()
-}
-
-#[derive(Deserialize)]
-struct LogoutForm {
-    #[serde(default)]
-    csrf: String,
-}
-
-async fn logout(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Form(form): Form<LogoutForm>,
-) -> Result<Redirect, Refused> {
-    caller.check_csrf(&app, &headers, &form.csrf)?;
-    if let Some(session) = &caller.session {
-        app.sessions.end(session);
-        if let Err(error) = app.audit.append(Note::of(Event::Logout, &caller.identity.signer)).await {
-            tracing::error!(%error, "audit log");
-        }
-    }
-    Ok(Redirect::to("/login"))
-}
-
 fn gone(app: &App, caller: &Caller) -> Response {
     let text = "It was signed elsewhere, or newer drafts pushed it out of this list.";
     let page = pages::message(caller, app.worklist.counts(), "This draft is no longer here", text);
@@ -237,6 +178,7 @@ async fn open(State(app): State<App>, Extension(caller): Extension<Caller>, Path
         let page = pages::message(&caller, app.worklist.counts(), "Out of order", text);
         return (StatusCode::SERVICE_UNAVAILABLE, html(page)).into_response();
     }
+    app.worklist.open(&id);
     html(pages::draft(&caller, app.worklist.counts(), &entry, Shown::default())).into_response()
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
 
+use crate::oidc::OidcSection;
 use crate::worklist::Limits;
 
 /// Everything that meit-review reads.
@@ -30,7 +31,7 @@ pub struct ReviewSettings {
 pub struct ReviewSection {
     /// Address of the page, host:port of an interface.
     pub address: String,
-    /// File of bearer tokens; empty for none, which loopback alone allows.
+    /// File of bearer tokens; empty for none, which loopback and single sign-on alone allow.
     pub tokens_file: PathBuf,
     /// Certificate chain (PEM) of TLS; empty for none.
     pub tls_certificate: PathBuf,
@@ -54,6 +55,8 @@ pub struct ReviewSection {
     pub sign_timeout_ms: u32,
     /// How long a session lasts without a request, minutes.
     pub session_minutes: u32,
+    /// How long a session lasts in any case, hours.
+    pub session_hours: u32,
     /// Sessions at most; one more ends the one that is idle longest.
     pub sessions_max: usize,
     /// Requests a second that one address may make, averaged over ten seconds.
@@ -64,6 +67,8 @@ pub struct ReviewSection {
     pub commit_ms: u64,
     /// Address of /metrics and /healthz; empty for none.
     pub metrics_address: String,
+    /// Single sign-on.
+    pub oidc: OidcSection,
 }
 
 impl ReviewSection {
@@ -81,7 +86,7 @@ impl ReviewSection {
 
     /// True when nobody needs to log in.
     pub fn is_open(&self) -> bool {
-        self.tokens_file.as_os_str().is_empty()
+        self.tokens_file.as_os_str().is_empty() && !self.oidc.is_on()
     }
 
     /// How much the list holds.
@@ -104,6 +109,11 @@ impl ReviewSection {
     pub fn session_idle(&self) -> Duration {
         Duration::from_secs(u64::from(self.session_minutes) * 60)
     }
+
+    /// How long a session lasts in any case.
+    pub fn session_age(&self) -> Duration {
+        Duration::from_secs(u64::from(self.session_hours) * 3600)
+    }
 }
 
 impl Check for ReviewSettings {
@@ -115,7 +125,9 @@ impl Check for ReviewSettings {
             return Err(OutOfBounds {
                 key: "review.address",
                 value: section.address.clone(),
-                bound: "without review.tokens_file anyone could sign, so only a loopback address is served".to_owned(),
+                bound:
+                    "without review.tokens_file or review.oidc anyone could sign, so only a loopback address is served"
+                        .to_owned(),
             });
         }
         if section.tls_certificate.as_os_str().is_empty() != section.tls_key.as_os_str().is_empty() {
@@ -139,6 +151,8 @@ impl Check for ReviewSettings {
         within("review.remembered_signed", section.remembered_signed, 1..=10_000_000)?;
         within("review.sign_timeout_ms", section.sign_timeout_ms, 1000..=60_000)?;
         within("review.session_minutes", section.session_minutes, 1..=1440)?;
+        within("review.session_hours", section.session_hours, 1..=168)?;
+        section.oidc.check()?;
         within("review.sessions_max", section.sessions_max, 1..=100_000)?;
         within("review.requests_per_second", section.requests_per_second, 1..=10_000)?;
         within("review.listeners_max", section.listeners_max, 1..=10_000)?;
@@ -166,7 +180,12 @@ mod tests {
             open.review.address = address.to_owned();
             let error = open.check().unwrap_err().to_string();
             assert!(error.contains(address) && error.contains("tokens_file"), "{error}");
-            open.review.tokens_file = "tokens.toml".into();
+            let mut listed = open.clone();
+            listed.review.tokens_file = "tokens.toml".into();
+            listed.check().unwrap();
+            open.review.oidc.issuer = "https://sso.example".to_owned();
+            open.review.oidc.client_id = "meit".to_owned();
+            open.review.oidc.redirect_url = "https://review.example/login/callback".to_owned();
             open.check().unwrap();
         }
         let mut named = settings();

@@ -96,10 +96,7 @@ impl Signing {
         let signed = tokio::spawn(async move { this.sign_to_the_end(&who, request).await }).await;
         let signed = signed.expect("signing does not panic");
         match &signed {
-            Ok(report) => {
-                timer.observe_duration();
-                self.metrics.signed(report.action);
-            }
+            Ok(_) => timer.observe_duration(),
             Err(error) => {
                 timer.stop_and_discard();
                 self.metrics.sign_failed(reason(error));
@@ -112,7 +109,10 @@ impl Signing {
         let entry = self.worklist.claim(&request.draft_id, request.version)?;
         let signed = self.publish(who, &entry, request).await;
         match &signed {
-            Ok(report) => self.worklist.finish((**report).clone()),
+            Ok(report) => {
+                self.metrics.signed(report, entry.open_for());
+                self.worklist.finish((**report).clone());
+            }
             Err(_) => self.worklist.release(&entry.draft.draft_id),
         }
         signed

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use ecg::report::{DraftReport, SignedReport};
 use ecg::segment::Segment;
@@ -46,6 +47,10 @@ pub struct Entry {
     pub segment: Option<Arc<Segment>>,
     /// The signature that holds, for a report that was signed already.
     pub signed: Option<Arc<SignedReport>>,
+    /// When it came to this page, microseconds since the Unix epoch.
+    came_us: i64,
+    /// When somebody first opened it here.
+    opened: Option<Instant>,
     order: u64,
     busy: bool,
     places: Vec<Place>,
@@ -55,6 +60,11 @@ impl Entry {
     /// True when an urgent reading was asked for.
     pub fn is_stat(&self) -> bool {
         self.segment.as_ref().is_some_and(|segment| segment.stat)
+    }
+
+    /// Time since somebody first opened it here.
+    pub fn open_for(&self) -> Option<Duration> {
+        self.opened.map(|opened| opened.elapsed())
     }
 }
 
@@ -69,6 +79,8 @@ pub struct Counts {
     pub stat: usize,
     /// Drafts that were pushed out unread since the start.
     pub pushed_out: u64,
+    /// When the oldest routine draft and the oldest urgent one came, microseconds since the Unix epoch; 0 for none.
+    pub oldest_us: [i64; 2],
 }
 
 /// Why a draft cannot be signed.
@@ -138,6 +150,10 @@ impl Worklist {
         inner.counts.revision += 1;
         inner.counts.waiting = inner.waiting.len();
         inner.counts.stat = inner.waiting.values().filter(|entry| entry.is_stat()).count();
+        inner.counts.oldest_us = [false, true].map(|stat| {
+            let alike = inner.waiting.values().filter(|entry| entry.is_stat() == stat);
+            alike.map(|entry| entry.came_us).min().unwrap_or(0)
+        });
         let counts = inner.counts;
         drop(inner);
         self.metrics.set_counts(counts);
@@ -170,6 +186,8 @@ impl Worklist {
         let segment = held.or_else(|| inner.tracing_of(&draft.segment_id));
         let entry = Entry {
             segment: segment.filter(|segment| belongs(segment, &draft)),
+            came_us: service::time::now_us(),
+            opened: None,
             order: inner.next_order(),
             draft: Arc::new(draft),
             signed: None,
@@ -268,6 +286,13 @@ impl Worklist {
         let inner = self.lock();
         let recent = || inner.recent.iter().find(|entry| entry.draft.draft_id == draft_id);
         inner.waiting.get(draft_id).or_else(recent).cloned()
+    }
+
+    /// Notes that somebody reads a draft.
+    pub fn open(&self, draft_id: &str) {
+        if let Some(entry) = self.lock().entry_mut(draft_id) {
+            entry.opened.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Claims a draft for one signature of `version`; it is given back by [`Worklist::release`] or leaves by
@@ -391,6 +416,8 @@ mod tests {
         assert_eq!(ids(&list.waiting()), [urgent, first, second]);
         assert!(list.waiting().iter().all(|entry| entry.segment.is_some()));
         assert_eq!((list.counts().waiting, list.counts().stat), (3, 1));
+        let [routine, stat] = list.counts().oldest_us;
+        assert!(0 < routine && routine <= stat, "{routine} {stat}");
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// One hypothesis<TAB>reference a line.
+    /// One `hypothesis<TAB>reference` a line.
     pub fn pairs_tsv(&self) -> String {
         let plain = |text: &str| text.replace(['\t', '\n', '\r'], " ");
         self.pairs

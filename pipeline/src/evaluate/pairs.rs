@@ -12,7 +12,7 @@ use crate::bertscore::{BertScoreArgs, BertScorer};
 /// What to score and how to print it.
 #[derive(clap::Args)]
 pub struct ScoreArgs {
-    /// One hypothesis<TAB>reference a line.
+    /// One `hypothesis<TAB>reference` a line.
     #[arg(long)]
     pairs: PathBuf,
     /// Print JSON instead of a table.

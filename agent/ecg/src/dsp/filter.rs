@@ -3,8 +3,8 @@
 //! Place: after `repair`, on the window with 5 s on each side. Invariant: linear and the same on every lead, so Einthoven's
 //! identities survive; a pure function of the context. Forward and backward passes cancel the phase, which keeps ST segments
 //! true: a causal 0.67 Hz high-pass moves ST by 0.27 to 0.44 mV, this one by 0.007 to 0.022 mV (ecg-practice 1.1).
-//! The high-pass needs all of the context and keeps its state in f64; the low-pass settles within [`LOW_PASS_MARGIN`] and the
-//! notch within [`NOTCH_MARGIN`], both in f32 (their rounding stays below 0.01 uV).
+//! The high-pass needs all of the context and keeps its state in f64; the low-pass settles within `LOW_PASS_MARGIN` and the
+//! notch within `NOTCH_MARGIN`, both in f32 (their rounding stays below 0.01 uV).
 //! Source: AHA/ACC/HRS 2007 part I (pass band); Butterworth sections from the biquad crate's cookbook formulas.
 
 use std::ops::{Add, Mul, Sub};

@@ -7,7 +7,7 @@
 use rdkafka::ClientConfig;
 use serde::Deserialize;
 
-use crate::settings::{OutOfBounds, within};
+use crate::settings::{OutOfBounds, Secret, within};
 
 /// Kilobytes that a consumer prefetches; a pause throws them away, so they are few.
 const PREFETCH_KBYTES: &str = "16384";
@@ -58,6 +58,79 @@ pub struct KafkaSettings {
     pub compression: Compression,
     /// Time within which a record must be delivered, retries included.
     pub delivery_timeout_ms: u32,
+    /// How the brokers are spoken to.
+    pub security_protocol: SecurityProtocol,
+    /// Certificates (PEM) of the authorities that sign the brokers'; empty for the system's.
+    pub ssl_ca_file: String,
+    /// This client's certificate (PEM), where brokers ask for one; empty for none.
+    pub ssl_certificate_file: String,
+    /// Its private key (PEM).
+    pub ssl_key_file: String,
+    /// The key's password.
+    pub ssl_key_password: Secret,
+    /// How this client says who it is, under sasl_plaintext and sasl_ssl.
+    pub sasl_mechanism: SaslMechanism,
+    /// Name of this client at the brokers.
+    pub sasl_username: String,
+    /// Its password.
+    pub sasl_password: Secret,
+}
+
+/// How brokers are spoken to, in Kafka's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecurityProtocol {
+    /// In the clear, without a login.
+    Plaintext,
+    /// TLS; who the client is, its certificate may say.
+    Ssl,
+    /// In the clear, with a login.
+    SaslPlaintext,
+    /// TLS and a login.
+    SaslSsl,
+}
+
+impl SecurityProtocol {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Ssl => "ssl",
+            Self::SaslPlaintext => "sasl_plaintext",
+            Self::SaslSsl => "sasl_ssl",
+        }
+    }
+
+    fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    fn has_login(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+}
+
+/// Logins that librdkafka has built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum SaslMechanism {
+    /// Name and password as they are.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// Challenge and response over SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// Challenge and response over SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
 }
 
 /// Codecs that librdkafka was built with.
@@ -101,6 +174,7 @@ impl KafkaSettings {
                 bound: "must name a broker".to_owned(),
             });
         }
+        self.check_security()?;
         within("kafka.partitions", self.partitions, 1..=10_000)?;
         within("kafka.replication", self.replication, 1..=9)?;
         within("kafka.session_timeout_ms", self.session_timeout_ms, 500..=300_000)?;
@@ -120,10 +194,59 @@ impl KafkaSettings {
         )
     }
 
+    fn check_security(&self) -> Result<(), OutOfBounds> {
+        let refused = |key, value: String, bound: &str| {
+            let bound = bound.to_owned();
+            Err(OutOfBounds { key, value, bound })
+        };
+        let protocol = self.security_protocol;
+        let needs_openssl = protocol.has_tls() || (protocol.has_login() && self.sasl_mechanism != SaslMechanism::Plain);
+        if needs_openssl && !cfg!(feature = "tls") {
+            let value = format!(
+                "{:?} with sasl_mechanism {:?}",
+                protocol.as_str(),
+                self.sasl_mechanism.as_str()
+            );
+            let bound = "TLS and SCRAM need a build with `cargo build --release --features service/tls`";
+            return refused("kafka.security_protocol", value, bound);
+        }
+        if protocol.has_login() && self.sasl_username.is_empty() {
+            let bound = "a login needs a name; the password is best given by MEIT__KAFKA__SASL_PASSWORD";
+            return refused("kafka.sasl_username", "\"\"".to_owned(), bound);
+        }
+        if self.ssl_certificate_file.is_empty() != self.ssl_key_file.is_empty() {
+            let value = format!("{:?}", self.ssl_key_file);
+            return refused("kafka.ssl_key_file", value, "certificate and key are named together");
+        }
+        Ok(())
+    }
+
     /// What every client has.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("client.id", "meit");
+        let protocol = self.security_protocol;
+        if protocol != SecurityProtocol::Plaintext {
+            config.set("security.protocol", protocol.as_str());
+        }
+        if protocol.has_login() {
+            config
+                .set("sasl.mechanism", self.sasl_mechanism.as_str())
+                .set("sasl.username", &self.sasl_username)
+                .set("sasl.password", self.sasl_password.expose());
+        }
+        let of_tls = [
+            ("ssl.ca.location", self.ssl_ca_file.as_str()),
+            ("ssl.certificate.location", &self.ssl_certificate_file),
+            ("ssl.key.location", &self.ssl_key_file),
+            ("ssl.key.password", self.ssl_key_password.expose()),
+        ];
+        for (key, value) in of_tls
+            .iter()
+            .filter(|(_, value)| protocol.has_tls() && !value.is_empty())
+        {
+            config.set(*key, *value);
+        }
         config
     }
 
@@ -186,4 +309,66 @@ pub(crate) fn shipped() -> KafkaSettings {
     }
     let only: Only = crate::settings::load("kafka", None).expect("the shipped settings are valid");
     only.kafka
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(protocol: SecurityProtocol, mechanism: SaslMechanism) -> KafkaSettings {
+        KafkaSettings {
+            security_protocol: protocol,
+            sasl_mechanism: mechanism,
+            sasl_username: "agent".to_owned(),
+            sasl_password: "hunter2".into(),
+            ssl_ca_file: "/etc/meit/ca.pem".to_owned(),
+            ..shipped()
+        }
+    }
+
+    #[test]
+    fn a_login_goes_to_every_client_and_is_printed_nowhere() {
+        let settings = of(SecurityProtocol::SaslPlaintext, SaslMechanism::Plain);
+        settings.check().unwrap();
+        for config in [
+            settings.consumer("g"),
+            settings.producer(),
+            settings.transactional_producer("t"),
+        ] {
+            assert_eq!(config.get("security.protocol"), Some("sasl_plaintext"));
+            assert_eq!(config.get("sasl.mechanism"), Some("PLAIN"));
+            assert_eq!(config.get("sasl.password"), Some("hunter2"));
+            assert_eq!(config.get("ssl.ca.location"), None, "no TLS, no certificates");
+        }
+        let printed = format!("{settings:?}");
+        assert!(printed.contains("agent") && !printed.contains("hunter2"), "{printed}");
+        assert_eq!(shipped().client().get("security.protocol"), None);
+    }
+
+    #[test]
+    fn certificates_are_set_where_there_is_tls() {
+        let config = of(SecurityProtocol::Ssl, SaslMechanism::Plain).client();
+        assert_eq!(config.get("ssl.ca.location"), Some("/etc/meit/ca.pem"));
+        assert_eq!(
+            (config.get("ssl.key.location"), config.get("sasl.username")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn half_a_login_half_a_certificate_and_tls_without_openssl_are_refused() {
+        let mut nameless = of(SecurityProtocol::SaslPlaintext, SaslMechanism::Plain);
+        nameless.sasl_username.clear();
+        assert_eq!(nameless.check().unwrap_err().key, "kafka.sasl_username");
+        let mut keyless = of(SecurityProtocol::Plaintext, SaslMechanism::Plain);
+        keyless.ssl_certificate_file = "c.pem".to_owned();
+        assert_eq!(keyless.check().unwrap_err().key, "kafka.ssl_key_file");
+        for settings in [
+            of(SecurityProtocol::Ssl, SaslMechanism::Plain),
+            of(SecurityProtocol::SaslPlaintext, SaslMechanism::ScramSha256),
+        ] {
+            let checked = settings.check().map_err(|error| error.to_string());
+            assert_eq!(checked.is_ok(), cfg!(feature = "tls"), "{checked:?}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ const HELD: &str = "active";
 /// How far a consumer is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Lag {
-    /// Unread records of all partitions held.
+    /// Unread records of all partitions held of the topic.
     pub messages: i64,
     /// Age of the last record read of the partition that is furthest behind.
     pub seconds: f64,
@@ -78,17 +78,18 @@ impl LagTable {
         }
     }
 
-    /// The lag now.
-    pub(super) fn now(&self) -> Lag {
-        self.at(crate::time::now_us() / 1000)
+    /// The lag on a topic now.
+    pub(super) fn now(&self, topic: &str) -> Lag {
+        self.at(topic, crate::time::now_us() / 1000)
     }
 
-    fn at(&self, now_ms: i64) -> Lag {
+    fn at(&self, topic: &str, now_ms: i64) -> Lag {
         let inner = self.lock();
-        let waiting = inner.unread.iter().filter(|(_, unread)| **unread > 0);
+        let unread = || inner.unread.iter().filter(|((name, _), _)| name == topic);
+        let waiting = unread().filter(|(_, unread)| **unread > 0);
         let ages = waiting.filter_map(|(partition, _)| Some(now_ms - inner.read_ms.get(partition)?));
         Lag {
-            messages: inner.unread.values().sum(),
+            messages: unread().map(|(_, unread)| unread).sum(),
             seconds: ages.max().unwrap_or(0).max(0) as f64 / 1000.0,
             rebalances: inner.rebalances,
         }
@@ -135,11 +136,12 @@ mod tests {
         table.read("t", 0, Some(1_000));
         table.read("t", 1, Some(4_000));
         table.statistics(&statistics(&[(0, 0), (1, 3), (2, -1)]));
-        assert_eq!((table.at(9_000).messages, table.at(9_000).seconds), (3, 5.0));
+        assert_eq!((table.at("t", 9_000).messages, table.at("t", 9_000).seconds), (3, 5.0));
+        assert_eq!(table.at("other", 9_000), Lag::default());
         table.read("t", 1, Some(8_500));
-        assert_eq!(table.at(9_000).seconds, 0.5);
+        assert_eq!(table.at("t", 9_000).seconds, 0.5);
         table.statistics(&statistics(&[(0, 0), (1, 0)]));
-        assert_eq!(table.at(99_000), Lag::default());
+        assert_eq!(table.at("t", 99_000), Lag::default());
     }
 
     #[test]
@@ -169,7 +171,7 @@ mod tests {
         table.read("t", 0, Some(1_000));
         table.statistics(&statistics(&[(0, 5)]));
         table.rebalanced([("t", 0)].into_iter());
-        let lag = table.at(2_000);
+        let lag = table.at("t", 2_000);
         assert_eq!((lag.messages, lag.seconds, lag.rebalances), (0, 0.0, 1));
     }
 
@@ -178,6 +180,6 @@ mod tests {
         let table = LagTable::default();
         table.read("t", 0, Some(5_000));
         table.statistics(&statistics(&[(0, 1)]));
-        assert_eq!(table.at(4_000).seconds, 0.0);
+        assert_eq!(table.at("t", 4_000).seconds, 0.0);
     }
 }

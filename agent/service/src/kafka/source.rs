@@ -211,9 +211,9 @@ impl Source {
         self.flags.paused.load(Ordering::Relaxed)
     }
 
-    /// How far this consumer is behind, as of the last second.
-    pub fn lag(&self) -> Lag {
-        self.consumer.context().lag.now()
+    /// How far this consumer is behind on a topic, as of the last second.
+    pub fn lag(&self, topic: &str) -> Lag {
+        self.consumer.context().lag.now(topic)
     }
 
     /// Ends polling, commits the stored floors and leaves the group.

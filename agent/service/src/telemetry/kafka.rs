@@ -54,9 +54,9 @@ impl KafkaMetrics {
         })
     }
 
-    /// Sets the levels of a topic; `queued` is the length of its source's channel.
+    /// Sets the levels of a topic; `queued` is the length of its source's channel, which topics of one source share.
     pub fn observe(&self, topic: &str, source: &Source, queued: usize) {
-        let lag = source.lag();
+        let lag = source.lag(topic);
         self.lag_messages.with_label_values(&[topic]).set(lag.messages);
         self.lag_seconds.with_label_values(&[topic]).set(lag.seconds);
         self.queued.with_label_values(&[topic]).set(queued as i64);
