@@ -7,6 +7,7 @@ pub mod assets;
 pub mod bench;
 pub mod demo;
 pub mod draft_line;
+mod import;
 mod night;
 mod page;
 mod readers;

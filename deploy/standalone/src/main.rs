@@ -9,9 +9,17 @@ use standalone::{bench, demo, report};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What stands under --help.
+const EXAMPLES: &str = "\
+Examples:
+  meit                                                  the demo: 8 monitors, embedded broker, drafts on the screen
+  meit demo --review                                    the same, and a page on which drafts are read and signed
+  meit report RECORD.hea --svg ecg.svg                  one recording (WFDB, EDF, DICOM) and its draft
+  meit bench dsp                                        how fast this machine is";
+
 /// Drafts reports of 12-lead ECGs. Without a command it runs the demo.
 #[derive(Parser)]
-#[command(name = "meit", version)]
+#[command(name = "meit", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Meit>,
@@ -21,7 +29,7 @@ struct Arguments {
 enum Meit {
     /// Replays recordings as monitors through Kafka, agent and node, and shows every draft beside the recording's report.
     Demo(demo::Arguments),
-    /// Reads one WFDB recording: measurements, quality, draft, and a picture on request.
+    /// Reads one recording (WFDB, EDF or EDF+, DICOM ECG): measurements, quality, draft, and a picture on request.
     Report(report::Arguments),
     /// Measures how fast a part is on this machine, as JSON.
     Bench(bench::Arguments),

@@ -22,7 +22,7 @@ use node::draft::{Abstain, abstains};
 use review::words::{measured, origin, reasons};
 use serde::Serialize;
 
-use crate::{assets, svg};
+use crate::{assets, import, svg};
 
 /// What stands over every draft that people see.
 pub const DRAFT_HEADING: &str = "DRAFT - not reviewed by a clinician";
@@ -32,7 +32,7 @@ const TEXT_WIDTH: usize = 96;
 /// Arguments of `meit report`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// WFDB header (.hea) of the recording; its signal files lie beside it.
+    /// The recording: a WFDB header (.hea) with its signal files beside it, an EDF or EDF+ file, or a DICOM ECG.
     #[arg(value_name = "RECORD")]
     pub record: PathBuf,
     /// Draws the twelve leads on ECG paper, with the draft, into this SVG file.
@@ -118,8 +118,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// # Errors
 /// A recording that cannot be read or holds fewer than ten seconds or two leads; a tensor operation that fails.
 pub fn read(record: &Path, bundle: Option<&Bundle>) -> anyhow::Result<Reading> {
-    let header = header_path(record);
-    let recording = ecg::wfdb::read(&header).with_context(|| format!("read recording {}", header.display()))?;
+    let recording = import::read(record)?;
     let dsp = DspConfig::default();
     let segment = dsp::analyse(&recording.context().context("cut the first ten seconds")?, &dsp);
     let draft = match bundle {
@@ -133,17 +132,6 @@ pub fn read(record: &Path, bundle: Option<&Bundle>) -> anyhow::Result<Reading> {
         draft,
         bundle_id: bundle.map(|bundle| bundle.id().to_owned()),
     })
-}
-
-/// WFDB tools name a recording by its header without the extension; both spellings are taken.
-fn header_path(record: &Path) -> PathBuf {
-    let is_header = record.extension().is_some_and(|e| e.eq_ignore_ascii_case("hea"));
-    if is_header {
-        return record.to_owned();
-    }
-    let mut name = record.as_os_str().to_owned();
-    name.push(".hea");
-    PathBuf::from(name)
 }
 
 fn draft(segment: &Segment, bundle: &Bundle) -> anyhow::Result<Result<String, Abstain>> {
@@ -358,12 +346,6 @@ pub(crate) mod tests {
         }
         assert!(text.contains("DRAFT - not reviewed by a clinician"));
         assert!(text.contains("Heart rate  75 bpm"), "{text}");
-    }
-
-    #[test]
-    fn a_recording_is_named_with_or_without_its_extension() {
-        assert_eq!(header_path(Path::new("a/00009_hr")), Path::new("a/00009_hr.hea"));
-        assert_eq!(header_path(Path::new("a/00009_hr.hea")), Path::new("a/00009_hr.hea"));
     }
 
     #[test]
