@@ -4,7 +4,7 @@
 Reads the same JSON that Grafana reads, fills the variables in, and asks Prometheus. Needs matplotlib.
 
     dashboards/plot.py --out docs/img/overview.png              # http://127.0.0.1:9090, the last 10 minutes
-    dashboards/plot.py --check                                  # names the panels without data; fails when a query fails
+    dashboards/plot.py --check --empty "Reasons of rejection"   # fails when a query fails, or another panel has no data
 """
 
 import argparse
@@ -94,7 +94,10 @@ def draw(axes, panel, lines):
     if panel["type"] in ("timeseries", "state-timeline") and lines:
         axes.set_ylabel(UNITS[unit], fontsize=6)
         axes.set_xlabel("minutes", fontsize=5, labelpad=0)
-        axes.set_ylim(bottom=panel["fieldConfig"]["defaults"].get("min"))
+        least = panel["fieldConfig"]["defaults"].get("min")
+        if least is not None:
+            # a line at the least value lies above the axis, where it can be seen
+            axes.set_ylim(bottom=least - 0.03 * (axes.get_ylim()[1] - least))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=5, loc="upper left", framealpha=0.6)
 
@@ -105,7 +108,8 @@ def main():
     parser.add_argument("--dashboard", default=HERE / "overview.json", type=Path)
     parser.add_argument("--minutes", default=10.0, type=float)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="fail when a panel has no data")
+    parser.add_argument("--empty", default="", help="panels that may be without data, separated by commas")
     arguments = parser.parse_args()
     end = time.time()
     start = end - 60 * arguments.minutes
@@ -127,21 +131,23 @@ def main():
         import matplotlib.pyplot as plt
 
         rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-        figure = plt.figure(figsize=(18, rows * 0.36))
-        grid = figure.add_gridspec(rows * 4, 24 * 8)
+        figure = plt.figure(figsize=(18, rows * 0.42))
+        grid = figure.add_gridspec(rows * 4, 24 * 8, left=0.01, right=0.99, top=0.97, bottom=0.01)
         for panel, lines in zip(panels, found):
             x, y, w, h = (panel["gridPos"][key] for key in "xywh")
-            # room for axes and titles between the cells
-            draw(figure.add_subplot(grid[4 * y + 3 : 4 * (y + h) - 2, 8 * x + 6 : 8 * (x + w)]), panel, lines)
+            # room for the panel's title above and for its axis below, so that neither reaches into another cell
+            left = 24 if panel["type"] == "bargauge" else 6
+            draw(figure.add_subplot(grid[4 * y + 4 : 4 * (y + h) - 5, 8 * x + left : 8 * (x + w) - 1]), panel, lines)
         for row in (panel for panel in dashboard["panels"] if panel["type"] == "row"):
             y = 4 * row["gridPos"]["y"]
             axes = figure.add_subplot(grid[y : y + 4, :])
             axes.axis("off")
             axes.text(0, 0.5, row["title"], fontsize=10, color="tab:blue", va="center")
-        figure.suptitle(f"{dashboard['title']}, last {arguments.minutes:g} minutes", fontsize=12, y=0.9)
+        figure.suptitle(f"{dashboard['title']}, last {arguments.minutes:g} minutes", fontsize=12, y=0.985)
         figure.savefig(arguments.out, dpi=90, bbox_inches="tight")
-    if arguments.check and len(empty) == len(panels):
-        sys.exit("no panel has data")
+    unexpected = sorted(set(empty) - set(arguments.empty.split(",")))
+    if arguments.check and unexpected:
+        sys.exit(f"no data: {', '.join(unexpected)}")
 
 
 if __name__ == "__main__":
