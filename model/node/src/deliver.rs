@@ -110,7 +110,7 @@ impl Deliverer {
     }
 
     fn take_batch(&mut self, jobs: &[Job], answer: &Answer) -> anyhow::Result<()> {
-        self.metrics.batch_done(jobs.len(), answer.took);
+        self.metrics.batch_done(&answer.texts, answer.took);
         for (job, text) in jobs.iter().zip(&answer.texts) {
             let times = times(job, answer.started, Some(answer));
             self.metrics.text_written(text, times.queue);

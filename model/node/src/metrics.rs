@@ -58,6 +58,7 @@ struct RequestMetrics {
     prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
     batch_size: Histogram,
+    kv_cache_positions: IntGauge,
     infer_seconds: Histogram,
     queue_seconds: Histogram,
     prefill_seconds: Histogram,
@@ -84,6 +85,10 @@ impl RequestMetrics {
             prompt_tokens: meter.counter("prompt_tokens_total", "Tokens of prompts.")?,
             generation_tokens: meter.counter("generation_tokens_total", "Tokens written.")?,
             batch_size: meter.histogram("batch_size", "Segments a batch.", &SIZES)?,
+            kv_cache_positions: meter.gauge(
+                "kv_cache_positions",
+                "Positions of prompts and texts whose keys and values the last batch kept at its end, in every layer.",
+            )?,
             infer_seconds: seconds("infer_seconds", "Time of the device for a batch.")?,
             queue_seconds: seconds(
                 "request_queue_time_seconds",
@@ -216,8 +221,13 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn batch_done(&self, segments: usize, took: Duration) {
-        self.requests.batch_size.observe(segments as f64);
+    /// A batch has ended, with a text for each of its segments.
+    pub(crate) fn batch_done(&self, texts: &[DraftText], took: Duration) {
+        let positions = texts
+            .iter()
+            .map(|text| i64::from(text.prompt_tokens) + i64::from(text.tokens));
+        self.requests.kv_cache_positions.set(positions.sum());
+        self.requests.batch_size.observe(texts.len() as f64);
         self.requests.infer_seconds.observe(took.as_secs_f64());
     }
 
@@ -347,5 +357,17 @@ mod tests {
         assert_eq!(milliseconds, [300.0, 350.0, 50.0]);
         assert_eq!(requests.inter_token_seconds.get_sample_count(), 2);
         assert_eq!((requests.generation_tokens.get(), requests.prompt_tokens.get()), (3, 9));
+    }
+
+    #[test]
+    fn the_caches_of_a_batch_hold_its_prompts_and_its_texts() {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        // 9 tokens of prompt each
+        let texts = [text("sinus rhythm today"), text("paced")];
+        let written: i64 = texts.iter().map(|text| i64::from(text.tokens)).sum();
+        metrics.batch_done(&texts, Duration::from_millis(20));
+        assert_eq!(metrics.requests.kv_cache_positions.get(), 18 + written);
+        metrics.batch_done(&texts[..1], Duration::from_millis(20));
+        assert_eq!(metrics.requests.kv_cache_positions.get(), 9 + 3, "the last batch alone");
     }
 }
