@@ -21,16 +21,15 @@ for program in meit meit-agent meit-node meit-bedside meit-pipeline meit-review;
   strip "$root/bin/$program"
 done
 
-# one SBOM a program, of exactly the crates that are in it; made beside the manifests and moved away
-cargo cyclonedx --format json --spec-version 1.5 --describe binaries --features service/tls --target "$target" 2>/dev/null ||
-  cargo cyclonedx --format json --spec-version 1.5 --describe binaries --target "$target"
-find agent model pipeline deploy tests -maxdepth 3 -name '*.cdx.json' -not -path '*/target/*' | while read -r file; do
-  case $(basename "$file") in
-    meit*) mv "$file" "$root/sbom/" ;;
-    *) rm "$file" ;;
-  esac
+# one SBOM a program, of the crates that it and its build scripts are made of; written beside the manifests and moved away, and
+# without the folder in which it was built
+cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --features service/tls --target "$target"
+find . -name '*_bin.cdx.json' -not -path './target/*' | while read -r file; do
+  program=$(basename "$file" _bin.cdx.json)
+  [[ $program != meit* ]] || sed "s#path+file://$PWD#path+file:///meit#g" "$file" >"$root/sbom/$program.cdx.json"
+  rm "$file"
 done
-[ "$(find "$root/sbom" -name 'meit*.cdx.json' | wc -l)" -ge 6 ] || { echo "fewer SBOMs than programs" >&2; exit 1; }
+[ "$(find "$root/sbom" -name 'meit*.cdx.json' | wc -l)" = 6 ] || { echo "not one SBOM for each of six programs" >&2; exit 1; }
 
 cp -r config deploy/systemd deploy/prometheus dashboards "$root/share/"
 cp -r model/bundle "$root/share/bundle"
