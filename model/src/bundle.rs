@@ -18,6 +18,7 @@ use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::files::{hex, parse, pretty, read, write};
+use crate::findings::{Finding, FindingsHead};
 use crate::fusion::Fusion;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::meit::{Drafting, Meit};
@@ -53,6 +54,9 @@ pub struct Manifest {
     /// What the prompt tells beside the ECG; absent in bundles that tell nothing.
     #[serde(default)]
     pub evidence: Evidence,
+    /// Statements that the encoder's head names, in the order of its outputs; left out where the prompt tells none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// sha256 of each part, hexadecimal.
     pub parts: BTreeMap<String, String>,
 }
@@ -100,6 +104,7 @@ impl Bundle {
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,
+            findings: findings_head(&manifest, &encoder)?,
             lead_order: lead_order(&manifest)?,
             clip_mv: manifest.clip_mv,
             device: device.clone(),
@@ -239,6 +244,21 @@ fn check_hash(dir: &Path, part: &str, manifest: &Manifest) -> Result<()> {
             expected,
         })
     }
+}
+
+/// The head whose statements the prompt tells; None where it tells none.
+fn findings_head(manifest: &Manifest, encoder: &Weights) -> Result<Option<FindingsHead>> {
+    if manifest.evidence != Evidence::Findings {
+        return Ok(None);
+    }
+    if manifest.findings.is_empty() {
+        return Err(Error::Config {
+            key: "findings",
+            value: "none".to_owned(),
+            bound: "at least one where evidence is findings".to_owned(),
+        });
+    }
+    FindingsHead::load(encoder, manifest.encoder.features(), &manifest.findings).map(Some)
 }
 
 fn lead_order(manifest: &Manifest) -> Result<Vec<usize>> {

@@ -1,7 +1,7 @@
-//! What was measured of an ECG, as words of the prompt.
+//! What was measured of an ECG and which statements the encoder's head names, as words of the prompt.
 //!
-//! Place: between a segment's measurements and `prompt::instruction`. Invariant: a pure function of the measurements, rounded so
-//! coarsely that every value is one the training set has seen; what was not measured is said to be unknown.
+//! Place: between a segment's measurements, `findings` and `prompt::instruction`. Invariant: a pure function of both, with values
+//! rounded so coarsely that each is one the training set has seen; what was not measured is said to be unknown.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -18,6 +18,8 @@ pub enum Evidence {
     None,
     /// Heart rate, RR variability, intervals and axis.
     Measurements,
+    /// The measurements, and the statements that the encoder's head names.
+    Findings,
 }
 
 impl FromStr for Evidence {
@@ -27,7 +29,8 @@ impl FromStr for Evidence {
         match name {
             "none" => Ok(Evidence::None),
             "measurements" => Ok(Evidence::Measurements),
-            _ => Err(format!("evidence is {name}: must be none or measurements")),
+            "findings" => Ok(Evidence::Findings),
+            _ => Err(format!("evidence is {name}: must be none, measurements or findings")),
         }
     }
 }
@@ -37,16 +40,19 @@ impl fmt::Display for Evidence {
         f.write_str(match self {
             Evidence::None => "none",
             Evidence::Measurements => "measurements",
+            Evidence::Findings => "findings",
         })
     }
 }
 
 impl Evidence {
     /// The words, or None where the prompt carries no evidence.
-    pub fn words(self, measurements: &Measurements) -> Option<String> {
+    pub fn words(self, measurements: &Measurements, named: &[&str]) -> Option<String> {
         match self {
             Evidence::None => None,
-            Evidence::Measurements => Some(words(measurements)),
+            Evidence::Measurements => Some(measured(measurements)),
+            Evidence::Findings if named.is_empty() => Some(format!("{} findings none", measured(measurements))),
+            Evidence::Findings => Some(format!("{} findings {}", measured(measurements), named.join(" "))),
         }
     }
 }
@@ -59,7 +65,7 @@ const QRS_STEP: f32 = 10.0;
 const QTC_STEP: f32 = 20.0;
 const AXIS_STEP: f32 = 15.0;
 
-fn words(m: &Measurements) -> String {
+fn measured(m: &Measurements) -> String {
     let rr_sd_percent = m
         .rr_sd_ms
         .zip(m.heart_rate_bpm)
@@ -98,9 +104,16 @@ mod tests {
             axis_degrees: Some(-5.0),
             ..Measurements::default()
         };
-        let text = Evidence::Measurements.words(&m).unwrap();
+        let text = Evidence::Measurements.words(&m, &["lvh"]).unwrap();
         assert_eq!(text, "rate 70 rr 6 pr unknown qrs 90 qtc unknown axis 0");
-        assert_eq!(Evidence::None.words(&m), None);
+        assert_eq!(Evidence::None.words(&m, &["lvh"]), None);
+    }
+
+    #[test]
+    fn statements_follow_the_measurements() {
+        let text = |named: &[&str]| Evidence::Findings.words(&Measurements::default(), named).unwrap();
+        assert!(text(&["sr", "lvh"]).ends_with("axis unknown findings sr lvh"));
+        assert!(text(&[]).ends_with("axis unknown findings none"));
     }
 
     #[test]
@@ -110,7 +123,7 @@ mod tests {
             pr_ms: Some(f32::NAN),
             ..Measurements::default()
         };
-        let text = Evidence::Measurements.words(&m).unwrap();
+        let text = Evidence::Measurements.words(&m, &[]).unwrap();
         assert!(text.starts_with("rate 250 rr unknown pr unknown"), "{text}");
     }
 }

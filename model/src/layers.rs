@@ -122,23 +122,45 @@ pub struct Conv1d {
     weight: Tensor,
     stride: usize,
     padding: usize,
+    groups: usize,
 }
 
 impl Conv1d {
-    /// Reads `weight` (O, C, kernel); the padding is `(kernel - 1) / 2`.
-    pub fn load(w: &Weights, inputs: usize, outputs: usize, kernel: usize, stride: usize) -> ModelResult<Self> {
+    /// Reads `weight` (O, C / groups, kernel); the padding is `(kernel - 1) / 2`.
+    pub fn load(
+        w: &Weights,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+        groups: usize,
+    ) -> ModelResult<Self> {
         Ok(Self {
-            weight: w.get(&[outputs, inputs, kernel], "weight")?,
+            weight: w.get(&[outputs, inputs / groups, kernel], "weight")?,
             stride,
             padding: (kernel - 1) / 2,
+            groups,
         })
     }
 
     /// (B, S, C) -> (B, floor((S + 2 padding - kernel) / stride) + 1, O).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (o, c, kernel) = self.weight.dims3()?;
+        if self.groups == 1 {
+            return self.convolve(x, &self.weight);
+        }
+        // each group of outputs sees its own channels
+        let (outputs, inputs) = (self.weight.dim(0)? / self.groups, self.weight.dim(1)?);
+        let groups = (0..self.groups).map(|g| {
+            let channels = x.narrow(2, g * inputs, inputs)?.contiguous()?;
+            self.convolve(&channels, &self.weight.narrow(0, g * outputs, outputs)?)
+        });
+        Tensor::cat(&groups.collect::<Result<Vec<_>>>()?, 2)
+    }
+
+    fn convolve(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let (o, c, kernel) = weight.dims3()?;
         let (b, s, _) = x.dims3()?;
-        let taps = self.weight.permute((2, 1, 0))?.reshape((kernel * c, o))?; // (kernel C, O)
+        let taps = weight.permute((2, 1, 0))?.reshape((kernel * c, o))?; // (kernel C, O)
         let s_out = (s + 2 * self.padding - kernel) / self.stride + 1;
         let columns = if kernel == 1 && self.stride == 1 {
             x.clone()
@@ -173,5 +195,41 @@ pub fn widen(x: &Tensor) -> Result<Tensor> {
         Ok(x.clone())
     } else {
         x.to_dtype(DType::F32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_grouped_convolution_is_one_whose_weight_is_zero_between_the_groups() -> ModelResult<()> {
+        let values = |n: usize| (0..n).map(|i| ((i * 37 % 19) as f32 - 9.0) / 9.0).collect::<Vec<_>>();
+        let (c, o, kernel) = (4, 6, 3);
+        let grouped = Tensor::from_vec(values(o * c / 2 * kernel), (o, c / 2, kernel), &Device::Cpu)?;
+        let zeros = Tensor::zeros((o / 2, c / 2, kernel), DType::F32, &Device::Cpu)?;
+        let halves = [grouped.narrow(0, 0, o / 2)?, grouped.narrow(0, o / 2, o / 2)?];
+        let upper = Tensor::cat(&[&halves[0], &zeros], 1)?;
+        let whole = Tensor::cat(&[upper, Tensor::cat(&[&zeros, &halves[1]], 1)?], 0)?;
+        let conv = |weight: Tensor, groups| {
+            Conv1d::load(
+                &Weights::new(BTreeMap::from([("weight".to_owned(), weight)])),
+                c,
+                o,
+                kernel,
+                2,
+                groups,
+            )
+        };
+        let x = Tensor::from_vec(values(2 * 9 * c), (2, 9, c), &Device::Cpu)?;
+        let (a, b) = (conv(grouped, 2)?.forward(&x)?, conv(whole, 1)?.forward(&x)?);
+        assert_eq!(a.dims(), [2, 5, o]);
+        let error = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(error < 1e-6, "{error}");
+        Ok(())
     }
 }

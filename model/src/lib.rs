@@ -25,6 +25,7 @@ pub mod error;
 pub mod evidence;
 pub mod family;
 mod files;
+pub mod findings;
 pub mod frozen;
 pub mod fusion;
 pub mod generate;

@@ -15,6 +15,7 @@ use crate::decoder::Decoder;
 use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
+use crate::findings::FindingsHead;
 use crate::fusion::Fusion;
 use crate::generate::{DecodeOptions, Finish, Generated, generate_ragged};
 use crate::lora::Adapter;
@@ -70,11 +71,6 @@ impl Meit {
             )?,
         })
     }
-
-    /// ECG (B, L, S) in millivolts -> embeddings (B, P, D).
-    pub fn embed(&self, ecg: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
-        self.projector.forward(&self.encoder.forward(ecg, mode)?, mode)
-    }
 }
 
 const UV_PER_MV: f32 = 1000.0;
@@ -123,6 +119,8 @@ pub struct Drafting {
     pub prompt: String,
     /// What the prompt tells beside the ECG.
     pub evidence: Evidence,
+    /// Names the statements of the evidence, where it tells any.
+    pub findings: Option<FindingsHead>,
     /// Position in the standard lead order of each input lead of the model.
     pub lead_order: Vec<usize>,
     /// Millivolts are clipped to this bound on both sides.
@@ -137,7 +135,12 @@ struct Row<'a> {
     index: usize,
     ecg: &'a EcgInput,
     adapter: Option<&'a Adapter>,
-    prompt: Vec<u32>,
+}
+
+fn rows<'a>(ecgs: &'a [EcgInput], adapters: &[Option<&'a Adapter>]) -> Vec<Row<'a>> {
+    let rows = ecgs.iter().zip(adapters).enumerate();
+    rows.map(|(index, (ecg, &adapter))| Row { index, ecg, adapter })
+        .collect()
 }
 
 impl Drafting {
@@ -176,7 +179,7 @@ impl Drafting {
         if !self.device.is_cpu() {
             return self.draft_batch(ecgs, adapters, options, step_done);
         }
-        self.draft_singly(&self.rows(ecgs, adapters)?, options, step_done)
+        self.draft_singly(&rows(ecgs, adapters), options, step_done)
     }
 
     /// As [`Self::draft_with`], in one batch whatever the device.
@@ -193,20 +196,7 @@ impl Drafting {
         if ecgs.is_empty() {
             return Ok(Vec::new());
         }
-        self.draft_rows(&self.rows(ecgs, adapters)?, options, step_done)
-    }
-
-    fn rows<'a>(&self, ecgs: &'a [EcgInput], adapters: &[Option<&'a Adapter>]) -> Result<Vec<Row<'a>>> {
-        let rows = ecgs.iter().zip(adapters).enumerate();
-        rows.map(|(index, (ecg, adapter))| {
-            Ok(Row {
-                index,
-                ecg,
-                adapter: *adapter,
-                prompt: self.instruction_ids(ecg)?,
-            })
-        })
-        .collect()
+        self.draft_rows(&rows(ecgs, adapters), options, step_done)
     }
 
     /// Each row by itself, on the machine's cores side by side.
@@ -232,18 +222,46 @@ impl Drafting {
         Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
-    fn instruction_ids(&self, ecg: &EcgInput) -> Result<Vec<u32>> {
-        let evidence = self.evidence.words(&ecg.measurements);
-        self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
+    /// Names of each recording's statements, of its encoder frames (B, S', F); none where the prompt tells none.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn named(&self, frames: &Tensor) -> candle_core::Result<Vec<Vec<&str>>> {
+        match &self.findings {
+            Some(head) => head.named(frames),
+            None => Ok(vec![Vec::new(); frames.dim(0)?]),
+        }
+    }
+
+    /// What the prompt tells of one ECG beside it; encodes the ECG where its statements belong to that.
+    ///
+    /// # Errors
+    /// [`Error::EcgLength`]; a tensor operation that fails.
+    pub fn evidence_of(&self, ecg: &EcgInput) -> Result<Option<String>> {
+        let named = match &self.findings {
+            Some(head) => head
+                .named(&self.model.encoder.forward(&self.input(&[ecg], 0)?, &Mode::Eval)?)?
+                .concat(),
+            None => Vec::new(),
+        };
+        Ok(self.evidence.words(&ecg.measurements, &named))
     }
 
     fn draft_rows(&self, rows: &[Row], options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
         let places: Vec<usize> = rows.iter().map(|row| row.index).collect();
         let ecgs: Vec<&EcgInput> = rows.iter().map(|row| row.ecg).collect();
-        let e = self.model.embed(&self.input(&ecgs, places[0])?, &Mode::Eval)?;
+        let frames = self
+            .model
+            .encoder
+            .forward(&self.input(&ecgs, places[0])?, &Mode::Eval)?;
+        let prompts = self.named(&frames)?.into_iter().zip(&ecgs).map(|(named, ecg)| {
+            let evidence = self.evidence.words(&ecg.measurements, &named);
+            self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
+        });
+        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let decoder = self.decoder_for(rows)?;
-        let prefix = decoder.prefix(&e)?;
-        let prompts: Vec<&[u32]> = rows.iter().map(|row| row.prompt.as_slice()).collect();
+        let prefix = decoder.prefix(&self.model.projector.forward(&frames, &Mode::Eval)?)?;
         let generated = generate_ragged(
             &decoder,
             &prompts,

@@ -9,6 +9,7 @@ use candle_core::DType;
 use ecg::lead::Lead;
 use model::bundle::{self, Manifest};
 use model::config::DecoderConfig;
+use model::findings::Finding;
 
 use crate::params::Params;
 use crate::settings::TrainSettings;
@@ -16,7 +17,8 @@ use crate::settings::TrainSettings;
 /// Largest magnitude of the input, in millivolts; beyond it lies artefact.
 pub const CLIP_MV: f32 = 5.0;
 
-/// Writes the bundle's parts to `out` beside its tokenizer.json, and seals it; returns the bundle's id.
+/// Writes the bundle's parts to `out` beside its tokenizer.json, and seals it; `findings` are the head's, where the prompt tells
+/// them. Returns the bundle's id.
 ///
 /// # Errors
 /// A part that cannot be written.
@@ -24,6 +26,7 @@ pub fn export(
     params: &Params,
     settings: &TrainSettings,
     decoder: &DecoderConfig,
+    findings: Vec<Finding>,
     out: &Path,
 ) -> anyhow::Result<String> {
     candle_core::safetensors::save(&params.part("decoder", DType::F16)?, out.join(bundle::DECODER))?;
@@ -41,6 +44,7 @@ pub fn export(
         chain: dsp.chain_name(),
         prompt: settings.prompt.clone(),
         evidence: settings.evidence,
+        findings,
         parts: Default::default(),
     };
     Ok(bundle::seal(out, manifest)?)

@@ -29,6 +29,7 @@ pub mod registry;
 pub mod schedule;
 pub mod settings;
 pub mod sources;
+pub mod statements;
 pub mod strata;
 pub mod text_rules;
 pub mod tokenizer;

@@ -30,16 +30,25 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 4)]
     pub heads: usize,
     /// Channels of the encoder's stem.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 32)]
     pub width: usize,
-    /// Bottleneck blocks of each encoder stage.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 2, 2])]
+    /// Basic blocks of each encoder stage.
+    #[arg(long, value_delimiter = ',', default_values_t = [2, 2, 2, 1])]
     pub blocks: Vec<usize>,
-    /// Samples between two outputs of the encoder's stem, at 250 Hz.
+    /// Taps of the blocks' convolutions.
+    #[arg(long, default_value_t = 9)]
+    pub kernel: usize,
+    /// Groups of channels that the blocks' convolutions keep apart.
     #[arg(long, default_value_t = 4)]
+    pub groups: usize,
+    /// Neighbouring samples averaged into one before the encoder: 4 turns 500 Hz into 125 Hz.
+    #[arg(long, default_value_t = 4)]
+    pub decimation: usize,
+    /// Samples between two outputs of the encoder's stem, after the decimation.
+    #[arg(long, default_value_t = 2)]
     pub stem_stride: usize,
     /// Another trunk than that ResNet, as JSON: {"kind": "vit1d", ..}, {"kind": "vim", ..} or {"kind": "resnet1d", ..}; sees
-    /// 2500 samples at 250 Hz.
+    /// 5000 / decimation samples.
     #[arg(long, value_parser = trunk)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<Trunk>,
@@ -49,20 +58,32 @@ pub struct TrainSettings {
     /// Steps on reports alone, of the training folds with or without a recording.
     #[arg(long, default_value_t = 400)]
     pub text_steps: u64,
+    /// Steps of the encoder alone, on the statements of recordings and reports.
+    #[arg(long, default_value_t = 2400)]
+    pub label_steps: u64,
     /// Steps on recordings with their reports.
     #[arg(long, default_value_t = 1000)]
     pub steps: u64,
     /// Reports a step while training on text.
     #[arg(long, default_value_t = 48)]
     pub text_batch: usize,
-    /// Recordings a step.
+    /// Recordings a step while training on statements.
+    #[arg(long, default_value_t = 32)]
+    pub label_batch: usize,
+    /// Recordings a step while training on reports.
     #[arg(long, default_value_t = 16)]
     pub batch: usize,
     /// Peak learning rate on text.
     #[arg(long, default_value_t = 2e-3)]
     pub text_lr: f64,
-    /// Peak learning rate of encoder and projector.
+    /// Peak learning rate on statements.
+    #[arg(long, default_value_t = 4e-3)]
+    pub label_lr: f64,
+    /// Peak learning rate of the projector, on recordings with their reports.
     #[arg(long, default_value_t = 2e-3)]
+    pub projector_lr: f64,
+    /// Peak learning rate of the encoder, on recordings with their reports.
+    #[arg(long, default_value_t = 4e-4)]
     pub encoder_lr: f64,
     /// Peak learning rate of the decoder while it learns to read the ECG.
     #[arg(long, default_value_t = 5e-4)]
@@ -79,24 +100,33 @@ pub struct TrainSettings {
     /// Dropout in the decoder and the projector.
     #[arg(long, default_value_t = 0.1)]
     pub dropout: f32,
-    /// Weight of the auxiliary loss: SCP statements predicted from the encoder's mean feature.
+    /// Dropout of what the heads of the statements see.
+    #[arg(long, default_value_t = 0.5)]
+    pub label_dropout: f32,
+    /// Weight of the statements' loss beside the reports'.
     #[arg(long, default_value_t = 1.0)]
-    pub scp_weight: f64,
-    /// SCP statements with fewer training recordings than this are no auxiliary label.
+    pub label_weight: f64,
+    /// Statements with fewer training recordings than this are no label.
     #[arg(long, default_value_t = 20)]
-    pub scp_positives_min: usize,
+    pub positives_min: usize,
     /// Steps between two validations (on fold 9) with a checkpoint after each.
     #[arg(long, default_value_t = 100)]
     pub validate_every: u64,
     /// Prompt of every sample.
     #[arg(long, default_value = "write the report of this ecg")]
     pub prompt: String,
-    /// What the prompt tells beside the ECG: none or measurements.
-    #[arg(long, default_value_t = Evidence::Measurements)]
+    /// What the prompt tells beside the ECG: none, measurements, or findings as well.
+    #[arg(long, default_value_t = Evidence::Findings)]
     pub evidence: Evidence,
     /// Probability that a training step shows a recording without its evidence.
     #[arg(long, default_value_t = 0.15)]
     pub evidence_dropout: f32,
+    /// Probability that a training prompt misses a statement of its report, as the encoder's head may.
+    #[arg(long, default_value_t = 0.25)]
+    pub finding_missed: f32,
+    /// Statements that a training prompt draws too many, on average; some are its report's anyway.
+    #[arg(long, default_value_t = 1.2)]
+    pub finding_made_up: f32,
     /// Name in the bundle's manifest.
     #[arg(long, default_value = "meit-small-ptbxl")]
     pub name: String,
@@ -122,6 +152,11 @@ impl TrainSettings {
             self.hidden / self.heads
         );
         ensure!(self.batch > 1, "batch is {}: batch norm needs at least 2", self.batch);
+        ensure!(
+            self.label_batch > 1,
+            "label_batch is {}: batch norm needs at least 2",
+            self.label_batch
+        );
         ensure!(self.text_batch > 0, "text_batch is 0: must be at least 1");
         ensure!(
             !self.blocks.is_empty() && self.blocks.iter().all(|&n| n > 0),
@@ -129,37 +164,91 @@ impl TrainSettings {
             self.blocks
         );
         ensure!(self.tokens > 0, "tokens is 0: must be at least 1");
+        for (name, share) in [
+            ("dropout", f64::from(self.dropout)),
+            ("label_dropout", f64::from(self.label_dropout)),
+            ("warmup", self.warmup),
+        ] {
+            ensure!((0.0..1.0).contains(&share), "{name} is {share}: must be in 0..1");
+        }
+        for (name, probability) in [
+            ("evidence_dropout", self.evidence_dropout),
+            ("finding_missed", self.finding_missed),
+        ] {
+            ensure!(
+                (0.0..=1.0).contains(&probability),
+                "{name} is {probability}: must be in 0..=1"
+            );
+        }
         ensure!(
-            (0.0..1.0).contains(&self.dropout),
-            "dropout is {}: must be in 0..1",
-            self.dropout
-        );
-        ensure!(
-            (0.0..1.0).contains(&self.warmup),
-            "warmup is {}: must be in 0..1",
-            self.warmup
-        );
-        ensure!(
-            (0.0..=1.0).contains(&self.evidence_dropout),
-            "evidence_dropout is {}: must be in 0..=1",
-            self.evidence_dropout
+            (0.0..=10.0).contains(&self.finding_made_up),
+            "finding_made_up is {}: must be in 0..=10",
+            self.finding_made_up
         );
         ensure!(self.validate_every > 0, "validate_every is 0: must be at least 1");
         Ok(self.encoder().validate()?)
     }
 
-    /// Encoder at 250 Hz with P time tokens.
+    /// Sizes at which a run takes seconds, for tests.
+    #[doc(hidden)]
+    pub fn tiny() -> Self {
+        Self {
+            seed: 7,
+            vocabulary: 320,
+            hidden: 16,
+            mlp: 24,
+            layers: 2,
+            heads: 2,
+            width: 2,
+            blocks: vec![1, 1],
+            kernel: 3,
+            groups: 2,
+            decimation: 2,
+            stem_stride: 4,
+            trunk: None,
+            tokens: 4,
+            text_steps: 3,
+            label_steps: 3,
+            steps: 5,
+            text_batch: 4,
+            label_batch: 4,
+            batch: 4,
+            text_lr: 5e-3,
+            label_lr: 5e-3,
+            projector_lr: 5e-3,
+            encoder_lr: 5e-3,
+            decoder_lr: 5e-3,
+            warmup: 0.1,
+            weight_decay: 0.01,
+            clip_norm: 1.0,
+            dropout: 0.1,
+            label_dropout: 0.1,
+            label_weight: 1.0,
+            positives_min: 3,
+            validate_every: 2,
+            prompt: "write the report of this ecg".to_owned(),
+            evidence: Evidence::Findings,
+            evidence_dropout: 0.15,
+            finding_missed: 0.3,
+            finding_made_up: 0.3,
+            name: "tiny".to_owned(),
+        }
+    }
+
+    /// Encoder with P time tokens.
     pub fn encoder(&self) -> EncoderConfig {
         EncoderConfig {
             leads: ecg::LEADS,
-            decimation: 2,
+            decimation: self.decimation,
             trunk: self.trunk.clone().unwrap_or_else(|| {
                 Trunk::Resnet1d(ResnetConfig {
                     width: self.width,
                     stem_kernel: 15,
                     stem_stride: self.stem_stride,
                     blocks: self.blocks.clone(),
-                    block: Block::Bottleneck,
+                    block: Block::Basic,
+                    kernel: self.kernel,
+                    groups: self.groups,
                 })
             }),
             hidden: 4 * self.hidden / self.heads * 2,

@@ -1,29 +1,37 @@
-//! Training from nothing: first the decoder on reports, then all of it on recordings with their reports.
+//! Training from nothing: the decoder on reports, the encoder on the statements of recordings, then all of it on recordings with
+//! their reports.
 //!
 //! Place: `meit-pipeline train`. Reads as a recipe: open, step, validate, save, export. Invariant: step k depends on the
 //! settings, the data and the weights before it, and on nothing else, so a killed run resumes to the same result.
+
+mod heads;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::config::DecoderConfig;
+use model::evidence::Evidence;
+use model::findings::Finding;
 use model::meit::Meit;
 use model::mode::{Mode, Training};
-use rand::Rng as _;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::augment::{augment, millivolts};
 use crate::batch::{Order, Row, TokenBatch, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::dataset::PtbXl;
 use crate::export::{CLIP_MV, export};
-use crate::objective::{label_loss, language_loss};
+use crate::objective::language_loss;
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::settings::TrainSettings;
-use crate::train_data::{EcgSet, TrainingData};
+use crate::train_data::{Told, TrainingData};
+use heads::Heads;
 
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;
@@ -31,6 +39,7 @@ const STAGE_TEXT: u64 = 1;
 const STAGE_ECG: u64 = 2;
 const STAGE_DROPOUT: u64 = 3;
 const STAGE_INIT: u64 = 4;
+const STAGE_LABEL: u64 = 5;
 
 /// Trains with `settings` on folds 1-8 of `data`, validates on fold 9, writes the bundle to `out` and returns its id.
 ///
@@ -52,7 +61,11 @@ pub fn run(
         return Ok(None);
     }
     trainer.params.restore(&trainer.checkpoints.best())?;
-    export(&trainer.params, settings, &trainer.decoder_config, out).map(Some)
+    let findings = match settings.evidence {
+        Evidence::Findings => trainer.seen()?.findings,
+        Evidence::None | Evidence::Measurements => Vec::new(),
+    };
+    export(&trainer.params, settings, &trainer.decoder_config, findings, out).map(Some)
 }
 
 /// How the steps ended.
@@ -67,11 +80,27 @@ struct Trainer<'a> {
     checkpoints: Checkpoints,
     params: Params,
     model: Meit,
-    scp_head: model::layers::Linear,
+    heads: Heads,
     decoder_config: DecoderConfig,
     data: TrainingData,
     state: State,
     device: Device,
+}
+
+/// Validation recordings as the encoder of the moment sees them.
+struct Seen {
+    /// Frames (1, S', F) of each.
+    frames: Vec<Tensor>,
+    probabilities: Vec<Vec<f32>>,
+    /// Thresholds that these probabilities give.
+    findings: Vec<Finding>,
+}
+
+/// A stage of the run, and which of its steps is next.
+enum Stage {
+    Text(u64),
+    Label(u64),
+    Ecg(u64),
 }
 
 impl<'a> Trainer<'a> {
@@ -79,7 +108,7 @@ impl<'a> Trainer<'a> {
         let data = TrainingData::open(settings, data, out)?;
         let tokenizer = &data.tokenizer;
         let decoder_config = settings.decoder(tokenizer.size(), tokenizer.stop(), tokenizer.pad());
-        let (params, model, scp_head) = fresh_model(settings, &decoder_config, data.labels)?;
+        let (params, model, heads) = fresh_model(settings, &decoder_config, data.statements.len(), data.scp)?;
         let state = State {
             settings: settings.clone(),
             data_sha256: data.sha256.clone(),
@@ -91,7 +120,7 @@ impl<'a> Trainer<'a> {
             checkpoints: Checkpoints::open(out.join("checkpoint"))?,
             params,
             model,
-            scp_head,
+            heads,
             decoder_config,
             data,
             state,
@@ -99,32 +128,40 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    fn stage(&self, step: u64) -> Stage {
+        let (text, label) = (self.settings.text_steps, self.settings.label_steps);
+        match step.checked_sub(text) {
+            None => Stage::Text(step),
+            Some(done) if done < label => Stage::Label(done),
+            Some(done) => Stage::Ecg(done - label),
+        }
+    }
+
     fn train(&self, stop: &dyn Fn(u64) -> bool) -> anyhow::Result<Ended> {
+        let settings = self.settings;
         let (mut state, mut optimizer) = match self.checkpoints.resume(&self.params, &self.state)? {
             Some(resumed) => resumed,
             None => (self.state.clone(), AdamW::default()),
         };
-        let total = self.settings.text_steps + self.settings.steps;
+        let total = settings.text_steps + settings.label_steps + settings.steps;
         let bar = progress_bar(total, state.step)?;
-        let lengths = |rows: &[Row]| rows.iter().map(|r| r.ids.len()).collect();
-        let mut text_order = Order::new(
-            self.settings.seed,
-            STAGE_TEXT,
-            lengths(&self.data.text),
-            self.settings.text_batch,
-        );
-        let mut ecg_order = Order::new(
-            self.settings.seed,
-            STAGE_ECG,
-            lengths(&self.data.train.rows),
-            self.settings.batch,
-        );
+        let order = |stage, told: &[Told], batch| -> anyhow::Result<Order> {
+            let lengths = told.iter().map(|told| Ok(self.data.bare(told)?.ids.len()));
+            Ok(Order::new(
+                settings.seed,
+                stage,
+                lengths.collect::<anyhow::Result<_>>()?,
+                batch,
+            ))
+        };
+        let mut text_order = order(STAGE_TEXT, &self.data.text, settings.text_batch)?;
+        let mut label_order = order(STAGE_LABEL, &self.data.train.told, settings.label_batch)?;
+        let mut ecg_order = order(STAGE_ECG, &self.data.train.told, settings.batch)?;
         while state.step < total {
-            let loss = if state.step < self.settings.text_steps {
-                self.text_step(state.step, text_order.batch(state.step), &mut optimizer)?
-            } else {
-                let picked = ecg_order.batch(state.step - self.settings.text_steps);
-                self.ecg_step(state.step, picked, &mut optimizer)?
+            let loss = match self.stage(state.step) {
+                Stage::Text(done) => self.text_step(state.step, text_order.batch(done), &mut optimizer)?,
+                Stage::Label(done) => self.label_step(state.step, done, label_order.batch(done), &mut optimizer)?,
+                Stage::Ecg(done) => self.ecg_step(state.step, done, ecg_order.batch(done), &mut optimizer)?,
             };
             ensure!(
                 loss.is_finite(),
@@ -140,14 +177,19 @@ impl<'a> Trainer<'a> {
                     &format!("step {} loss {loss:.4} {:.2} steps/s", state.step, bar.per_sec()),
                 );
             }
-            let ecg_stage = state.step > self.settings.text_steps;
-            if state.step.is_multiple_of(self.settings.validate_every) || state.step == total {
-                if ecg_stage {
-                    let loss = self.validate()?;
-                    say(&bar, &format!("step {} validation loss {loss:.4}", state.step));
-                    if state.best.is_none_or(|(best, _)| loss < best) {
-                        state.best = Some((loss, state.step));
-                        self.checkpoints.save_best(&self.params)?;
+            if state.step.is_multiple_of(settings.validate_every) || state.step == total {
+                match self.stage(state.step - 1) {
+                    Stage::Text(_) => {}
+                    Stage::Label(_) => say(&bar, &format!("step {} {}", state.step, self.named_well(&self.seen()?))),
+                    Stage::Ecg(_) => {
+                        let seen = self.seen()?;
+                        let loss = self.validate(&seen)?;
+                        let named = self.named_well(&seen);
+                        say(&bar, &format!("step {} validation loss {loss:.4} {named}", state.step));
+                        if state.best.is_none_or(|(best, _)| loss < best) {
+                            state.best = Some((loss, state.step));
+                            self.checkpoints.save_best(&self.params)?;
+                        }
                     }
                 }
                 self.checkpoints.save(&self.params, &optimizer, &state)?;
@@ -160,13 +202,29 @@ impl<'a> Trainer<'a> {
         Ok(Ended::Complete)
     }
 
+    /// Rows of some samples, with the head's mistakes in what their prompts tell.
+    fn rows<'b>(&self, told: impl Iterator<Item = &'b Told>, rng: &mut ChaCha8Rng) -> anyhow::Result<Vec<Row>> {
+        let (missed, made_up) = (self.settings.finding_missed, self.settings.finding_made_up);
+        let row = |told: &Told| {
+            if rng.random::<f32>() < self.settings.evidence_dropout {
+                return Ok(self.data.bare(told)?);
+            }
+            let named = self.data.statements.mistaken(&told.named, missed, made_up, rng);
+            Ok(self.data.row(told, &named)?)
+        };
+        told.map(row).collect()
+    }
+
     fn text_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
-        let rows: Vec<&Row> = picked.iter().map(|&i| &self.data.text[i]).collect();
-        let batch = TokenBatch::new(&rows, self.data.tokenizer.pad(), &self.device)?;
+        let told = picked.iter().map(|&i| &self.data.text[i]);
+        let rows = match self.settings.evidence {
+            Evidence::Findings => self.rows(told, &mut step_rng(self.settings.seed, STAGE_TEXT, step))?,
+            Evidence::None | Evidence::Measurements => told
+                .map(|told| Ok(self.data.bare(told)?))
+                .collect::<anyhow::Result<_>>()?,
+        };
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
-        let decoder = &self.model.decoder;
-        let logits = decoder.forward(&batch.inputs, None, &mut decoder.cache(), &Mode::Train(&training))?;
-        let loss = language_loss(&logits, &batch)?;
+        let loss = self.language(&rows, None, &Mode::Train(&training))?;
         let rate = self.settings.text_lr * schedule(step, self.settings.text_steps, self.settings.warmup);
         self.descend(
             &loss,
@@ -176,58 +234,139 @@ impl<'a> Trainer<'a> {
         Ok(loss.to_scalar()?)
     }
 
-    fn ecg_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
-        let mut rng = step_rng(self.settings.seed, STAGE_ECG, step);
-        let ecgs: Vec<f32> = picked
-            .iter()
-            .flat_map(|&i| augment(&self.data.train.ecgs[i].filtered, &mut rng))
-            .collect();
-        let rows: Vec<&Row> = picked
-            .iter()
-            .map(|&i| {
-                let told = rng.random::<f32>() >= self.settings.evidence_dropout;
-                if told {
-                    &self.data.train.rows[i]
-                } else {
-                    &self.data.train.bare[i]
-                }
-            })
-            .collect();
+    fn label_step(&self, step: u64, done: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
+        let mut rng = step_rng(self.settings.seed, STAGE_LABEL, step);
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
-        let (language, labels) = self.losses(&self.data.train, picked, &rows, ecgs, &Mode::Train(&training))?;
-        let loss = (&language + (labels * self.settings.scp_weight)?)?;
-        let done = step - self.settings.text_steps;
+        let mode = Mode::Train(&training);
+        let frames = self.frames(&self.distorted(picked, &mut rng), &mode)?;
+        let loss = self.label_loss(&frames, picked, &mode)?;
+        let rate = self.settings.label_lr * schedule(done, self.settings.label_steps, self.settings.warmup);
+        self.descend(
+            &loss,
+            optimizer,
+            |name| if name.starts_with("decoder.") { 0.0 } else { rate },
+        )?;
+        Ok(loss.to_scalar()?)
+    }
+
+    fn ecg_step(&self, step: u64, done: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
+        let mut rng = step_rng(self.settings.seed, STAGE_ECG, step);
+        let ecgs = self.distorted(picked, &mut rng);
+        let rows = self.rows(picked.iter().map(|&i| &self.data.train.told[i]), &mut rng)?;
+        let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
+        let mode = Mode::Train(&training);
+        let frames = self.frames(&ecgs, &mode)?;
+        let language = self.language(&rows, Some(&frames), &mode)?;
+        let labels = self.label_loss(&frames, picked, &mode)?;
+        let loss = (&language + (labels * self.settings.label_weight)?)?;
         let scale = schedule(done, self.settings.steps, self.settings.warmup);
-        let (decoder, encoder) = (self.settings.decoder_lr * scale, self.settings.encoder_lr * scale);
         self.descend(&loss, optimizer, |name| {
-            if name.starts_with("decoder.") { decoder } else { encoder }
+            let peak = match name {
+                _ if name.starts_with("decoder.") => self.settings.decoder_lr,
+                _ if name.starts_with("encoder.projector") || name == "encoder.time_embedding" => {
+                    self.settings.projector_lr
+                }
+                _ => self.settings.encoder_lr,
+            };
+            peak * scale
         })?;
         Ok(language.to_scalar()?)
     }
 
-    /// Language loss and SCP label loss of some of a set's recordings, given as millivolts.
-    fn losses(
-        &self,
-        set: &EcgSet,
-        picked: &[usize],
-        rows: &[&Row],
-        ecgs: Vec<f32>,
-        mode: &Mode,
-    ) -> anyhow::Result<(Tensor, Tensor)> {
-        let batch = TokenBatch::new(rows, self.data.tokenizer.pad(), &self.device)?;
-        let shape = (picked.len(), ecg::LEADS, ecg::SEGMENT_SAMPLES);
-        let x = Tensor::from_vec(ecgs, shape, &self.device)?.clamp(-CLIP_MV, CLIP_MV)?;
-        let frames = self.model.encoder.forward(&x, mode)?;
-        let prefix = self
-            .model
-            .decoder
-            .prefix(&self.model.projector.forward(&frames, mode)?)?;
+    /// Some training recordings as this step shows them, in millivolts; each has a generator of its own.
+    fn distorted(&self, picked: &[usize], rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
+        let seeds: Vec<(usize, u64)> = picked.iter().map(|&i| (i, rng.random())).collect();
+        let distort = |&(i, seed): &(usize, u64)| {
+            augment(&self.data.train.ecgs[i].filtered, &mut ChaCha8Rng::seed_from_u64(seed))
+        };
+        seeds.par_iter().map(distort).collect()
+    }
+
+    /// ECGs in millivolts -> frames (B, S', F).
+    fn frames(&self, ecgs: &[Vec<f32>], mode: &Mode) -> anyhow::Result<Tensor> {
+        let shape = (ecgs.len(), ecg::LEADS, ecg::SEGMENT_SAMPLES);
+        let x = Tensor::from_vec(ecgs.concat(), shape, &self.device)?.clamp(-CLIP_MV, CLIP_MV)?;
+        Ok(self.model.encoder.forward(&x, mode)?)
+    }
+
+    /// Language loss of rows, after their frames where there are some.
+    fn language(&self, rows: &[Row], frames: Option<&Tensor>, mode: &Mode) -> anyhow::Result<Tensor> {
+        let batch = TokenBatch::new(
+            &rows.iter().collect::<Vec<_>>(),
+            self.data.tokenizer.pad(),
+            &self.device,
+        )?;
         let decoder = &self.model.decoder;
-        let logits = decoder.forward(&batch.inputs, Some(&prefix), &mut decoder.cache(), mode)?;
-        let labels: Vec<f32> = picked.iter().flat_map(|&i| set.labels[i].iter().copied()).collect();
-        let labels = Tensor::from_vec(labels, (picked.len(), set.labels[0].len()), &self.device)?;
-        let scp = label_loss(&self.scp_head.forward(&frames.mean(1)?)?, &labels)?;
-        Ok((language_loss(&logits, &batch)?, scp))
+        let prefix = frames
+            .map(|frames| decoder.prefix(&self.model.projector.forward(frames, mode)?))
+            .transpose()?;
+        let logits = decoder.forward(&batch.inputs, prefix.as_ref(), &mut decoder.cache(), mode)?;
+        Ok(language_loss(&logits, &batch)?)
+    }
+
+    /// Loss of both heads on training recordings.
+    fn label_loss(&self, frames: &Tensor, picked: &[usize], mode: &Mode) -> anyhow::Result<Tensor> {
+        let labels: Vec<&[f32]> = picked.iter().map(|&i| self.data.train.labels[i].as_slice()).collect();
+        Ok(self.heads.loss(frames, &labels, mode, self.settings.label_dropout)?)
+    }
+
+    /// The validation recordings, undistorted.
+    fn seen(&self) -> anyhow::Result<Seen> {
+        let frames = self.data.validation.ecgs.par_iter().map(|ecg| {
+            let frames = self.frames(&[millivolts(&ecg.filtered)], &Mode::Eval)?;
+            let probabilities = self.heads.probabilities(&frames)?.concat();
+            anyhow::Ok((frames.detach(), probabilities))
+        });
+        let (frames, probabilities): (Vec<Tensor>, Vec<Vec<f32>>) =
+            frames.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Seen {
+            findings: self.data.statements.with_thresholds(&probabilities),
+            frames,
+            probabilities,
+        })
+    }
+
+    /// How well the head names what the validation reports name, as a line for people.
+    fn named_well(&self, seen: &Seen) -> String {
+        let own: Vec<&[usize]> = self
+            .data
+            .validation
+            .told
+            .iter()
+            .map(|told| told.named.as_slice())
+            .collect();
+        let agreement = self
+            .data
+            .statements
+            .agreement(&seen.findings, &seen.probabilities, &own);
+        let f1 = agreement.f1_macro.map_or("unknown".to_owned(), |f1| format!("{f1:.4}"));
+        format!(
+            "statements F1 {f1}, {:.2} missed, {:.2} made up a recording",
+            agreement.missed, agreement.made_up
+        )
+    }
+
+    /// Mean language loss of the validation recordings, with the statements that the head names.
+    fn validate(&self, seen: &Seen) -> anyhow::Result<f64> {
+        let recordings = self
+            .data
+            .validation
+            .told
+            .par_iter()
+            .zip(&seen.frames)
+            .zip(&seen.probabilities);
+        let losses = recordings.map(|((told, frames), row)| {
+            let named = (0..row.len()).filter(|&at| row[at] > seen.findings[at].threshold);
+            let row = self.data.row(told, &named.collect::<Vec<_>>())?;
+            let targets = (row.ids.len() - row.prompt_len) as f64;
+            let loss = self.language(&[row], Some(frames), &Mode::Eval)?.to_scalar::<f32>()?;
+            anyhow::Ok((f64::from(loss) * targets, targets))
+        });
+        let losses = losses.collect::<anyhow::Result<Vec<_>>>()?;
+        let (sum, count) = losses.iter().fold((0.0, 0.0), |(sum, count), (loss, targets)| {
+            (sum + loss, count + targets)
+        });
+        Ok(sum / count)
     }
 
     fn descend(&self, loss: &Tensor, optimizer: &mut AdamW, rate: impl Fn(&str) -> f64) -> anyhow::Result<()> {
@@ -239,31 +378,14 @@ impl<'a> Trainer<'a> {
         );
         Ok(())
     }
-
-    /// Mean language loss of the validation recordings, undistorted.
-    fn validate(&self) -> anyhow::Result<f64> {
-        let all: Vec<usize> = (0..self.data.validation.ecgs.len()).collect();
-        let (mut sum, mut count) = (0.0, 0.0);
-        for picked in all.chunks(self.settings.batch) {
-            let ecgs = picked
-                .iter()
-                .flat_map(|&i| millivolts(&self.data.validation.ecgs[i].filtered))
-                .collect();
-            let rows: Vec<&Row> = picked.iter().map(|&i| &self.data.validation.rows[i]).collect();
-            let (language, _) = self.losses(&self.data.validation, picked, &rows, ecgs, &Mode::Eval)?;
-            let targets: usize = rows.iter().map(|row| row.ids.len() - row.prompt_len).sum();
-            sum += f64::from(language.to_scalar::<f32>()?) * targets as f64;
-            count += targets as f64;
-        }
-        Ok(sum / count)
-    }
 }
 
 fn fresh_model(
     settings: &TrainSettings,
     decoder_config: &DecoderConfig,
-    labels: usize,
-) -> anyhow::Result<(Params, Meit, model::layers::Linear)> {
+    statements: usize,
+    scp: usize,
+) -> anyhow::Result<(Params, Meit, Heads)> {
     let mut rng = step_rng(settings.seed, STAGE_INIT, 0);
     let mut tensors = BTreeMap::new();
     for (prefix, part) in [
@@ -275,15 +397,12 @@ fn fresh_model(
                 .map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)),
         );
     }
-    let features = settings.encoder().features();
-    tensors.insert(
-        "scp_head.weight".to_owned(),
-        Tensor::zeros((labels, features), DType::F32, &Device::Cpu)?,
-    );
-    tensors.insert(
-        "scp_head.bias".to_owned(),
-        Tensor::zeros(labels, DType::F32, &Device::Cpu)?,
-    );
+    let sizes = heads::Sizes {
+        features: settings.encoder().features(),
+        statements,
+        scp,
+    };
+    tensors.extend(Heads::fresh(sizes)?);
     let params = Params::new(&tensors)?;
     let weights = params.weights();
     let model = Meit::load(
@@ -292,8 +411,8 @@ fn fresh_model(
         &weights.pp("decoder"),
         decoder_config,
     )?;
-    let scp_head = model::layers::Linear::load(&weights.pp("scp_head"), features, labels)?;
-    Ok((params, model, scp_head))
+    let heads = Heads::load(&weights, sizes)?;
+    Ok((params, model, heads))
 }
 
 /// A line above the bar, or on standard error where there is no terminal.

@@ -1,4 +1,4 @@
-//! What a training run reads: reports, recordings, tokens and auxiliary labels of the folds.
+//! What a training run reads: reports, recordings, tokens and labels of the folds.
 //!
 //! Place: opened once, before the first step. Invariant: a function of the data set and the settings; folds 1-8 train, fold 9
 //! validates, fold 10 is never opened.
@@ -7,37 +7,51 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::ensure;
+use ecg::segment::Measurements;
 use model::bundle::{TOKENIZER, load_tokenizer};
+use model::evidence::Evidence;
 use model::prompt::{PromptTokenizer, instruction, response};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::batch::{Row, row};
 use crate::dataset::{Ecg, PtbXl, Sample, load_ecgs};
 use crate::settings::TrainSettings;
+use crate::statements::Statements;
 use crate::tokenizer;
 
 const VALIDATION_FOLD: u8 = 9;
 const TEST_FOLD: u8 = 10;
 
-/// Recordings with their token rows and auxiliary labels.
+/// A report, what was measured beside it, and which statements it names.
+pub struct Told {
+    pub report: String,
+    pub measurements: Measurements,
+    /// Places among the run's statements, rising.
+    pub named: Vec<usize>,
+}
+
+/// Recordings with their reports and labels.
 pub struct EcgSet {
     pub ecgs: Vec<Ecg>,
-    pub rows: Vec<Row>,
-    /// The same rows without evidence in the prompt.
-    pub bare: Vec<Row>,
-    /// 1 where the recording has the SCP statement.
+    pub told: Vec<Told>,
+    /// 1 where the report names the statement, then 1 where the recording has the SCP statement.
     pub labels: Vec<Vec<f32>>,
 }
 
 /// Everything a run trains on and validates with.
 pub struct TrainingData {
     pub tokenizer: PromptTokenizer,
-    /// Reports of the training folds, with or without a recording.
-    pub text: Vec<Row>,
+    /// Reports of the training folds, with or without a recording; nothing measured.
+    pub text: Vec<Told>,
     pub train: EcgSet,
     pub validation: EcgSet,
-    /// Number of auxiliary labels.
-    pub labels: usize,
+    /// What the head of the findings names.
+    pub statements: Statements,
+    /// Number of SCP labels.
+    pub scp: usize,
+    evidence: Evidence,
+    prompt: String,
     /// Binds a checkpoint to the data.
     pub sha256: String,
 }
@@ -61,54 +75,91 @@ impl TrainingData {
             !validation.is_empty(),
             "no validation recording in fold {VALIDATION_FOLD}"
         );
-        let codes = scp_labels(&train, settings.scp_positives_min);
+        let statements = Statements::of(train.iter().map(|s| s.report.as_str()), settings.positives_min);
+        let codes = scp_labels(&train, settings.positives_min);
         ensure!(
-            !codes.is_empty(),
+            !codes.is_empty() && !statements.is_empty(),
             "no SCP statement has {} training recordings",
-            settings.scp_positives_min
+            settings.positives_min
         );
-        let train_ecgs = load_ecgs(&train)?;
-        let words = |ecg: &Ecg| settings.evidence.words(&ecg.measurements);
-        let tokenizer = open_tokenizer(settings, &training, train_ecgs.iter().filter_map(words), out)?;
-        let bare = |samples: &[&Sample]| {
-            samples
-                .iter()
-                .map(|s| row(&tokenizer, &settings.prompt, None, &s.report))
-                .collect::<Result<Vec<_>, _>>()
+        let told = |sample: &&Sample, measurements: Measurements| Told {
+            named: statements.named(&sample.report),
+            report: sample.report.clone(),
+            measurements,
         };
-        let set = |samples: &[&Sample], ecgs: Vec<Ecg>| -> anyhow::Result<EcgSet> {
-            let rows = samples
+        let label = |holds: bool| f32::from(u8::from(holds));
+        let set = |samples: &[&Sample]| -> anyhow::Result<EcgSet> {
+            let ecgs = load_ecgs(samples)?;
+            let told: Vec<Told> = samples
                 .iter()
                 .zip(&ecgs)
-                .map(|(s, ecg)| row(&tokenizer, &settings.prompt, words(ecg).as_deref(), &s.report));
-            let labels = samples
-                .iter()
-                .map(|s| codes.iter().map(|c| f32::from(u8::from(s.scp.contains(c)))).collect());
+                .map(|(s, ecg)| told(s, ecg.measurements.clone()))
+                .collect();
+            let labels = samples.iter().zip(&told).map(|(sample, told)| {
+                let named = (0..statements.len()).map(|at| label(told.named.contains(&at)));
+                named
+                    .chain(codes.iter().map(|code| label(sample.scp.contains(code))))
+                    .collect()
+            });
             Ok(EcgSet {
-                rows: rows.collect::<Result<_, _>>()?,
-                bare: bare(samples)?,
                 labels: labels.collect(),
+                told,
                 ecgs,
             })
         };
+        let (text, train_set) = (
+            training.par_iter().map(|s| told(s, Measurements::default())).collect(),
+            set(&train)?,
+        );
+        let words = |told: &Told| evidence(settings.evidence, &statements, told, &told.named);
+        let tokenizer = open_tokenizer(settings, &training, train_set.told.iter().filter_map(words), out)?;
         let opened = Self {
-            text: bare(&training)?,
-            train: set(&train, train_ecgs)?,
-            validation: set(&validation, load_ecgs(&validation)?)?,
-            labels: codes.len(),
+            text,
+            train: train_set,
+            validation: set(&validation)?,
+            scp: codes.len(),
             sha256: data_sha256(&training),
+            evidence: settings.evidence,
+            prompt: settings.prompt.clone(),
             tokenizer,
+            statements,
         };
         eprintln!(
-            "{} reports, {} recordings to train on, {} to validate on, {} SCP labels, {} tokens",
+            "{} reports, {} recordings to train on, {} to validate on, {} statements, {} SCP labels, {} tokens",
             opened.text.len(),
             train.len(),
             validation.len(),
-            opened.labels,
+            opened.statements.len(),
+            opened.scp,
             opened.tokenizer.size()
         );
         Ok(opened)
     }
+
+    /// A report after a prompt that tells its measurements and these statements, as far as the run's evidence goes.
+    ///
+    /// # Errors
+    /// A text that cannot be encoded.
+    pub fn row(&self, told: &Told, named: &[usize]) -> model::error::Result<Row> {
+        let evidence = evidence(self.evidence, &self.statements, told, named);
+        row(&self.tokenizer, &self.prompt, evidence.as_deref(), &told.report)
+    }
+
+    /// A report after a prompt that tells nothing.
+    ///
+    /// # Errors
+    /// A text that cannot be encoded.
+    pub fn bare(&self, told: &Told) -> model::error::Result<Row> {
+        row(&self.tokenizer, &self.prompt, None, &told.report)
+    }
+}
+
+fn evidence(evidence: Evidence, statements: &Statements, told: &Told, named: &[usize]) -> Option<String> {
+    let names = statements.names(named);
+    evidence.words(
+        &told.measurements,
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
 }
 
 fn recorded<'a>(samples: &[&'a Sample]) -> Vec<&'a Sample> {

@@ -54,6 +54,8 @@ fn resnet(block: Block) -> Trunk {
         stem_stride: 4,
         blocks: vec![1, 1],
         block,
+        kernel: 3,
+        groups: 1,
     })
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
+use model::findings::pooled;
 use model::init;
 use model::layers::Linear;
 use model::meit::Meit;
@@ -45,6 +46,8 @@ fn encoder_config() -> EncoderConfig {
             stem_stride: 2,
             blocks: vec![1, 2],
             block: Block::Bottleneck,
+            kernel: 5,
+            groups: 2,
         }),
         hidden: 6,
         dim: 4,
@@ -73,7 +76,7 @@ impl Tiny {
         for (prefix, part) in parts {
             tensors.extend(part.into_iter().map(|(name, t)| (format!("{prefix}.{name}"), t)));
         }
-        let features = encoder_config().features();
+        let features = 2 * encoder_config().features();
         tensors.insert(
             "head.weight".to_owned(),
             Tensor::zeros((2, features), DType::F32, &Device::Cpu).unwrap(),
@@ -139,7 +142,7 @@ impl Tiny {
         let logits = decoder
             .forward(&self.batch.inputs, Some(&prefix), &mut decoder.cache(), &mode)
             .unwrap();
-        let labels = label_loss(&self.head.forward(&frames.mean(1).unwrap()).unwrap(), &self.labels).unwrap();
+        let labels = label_loss(&self.head.forward(&pooled(&frames).unwrap()).unwrap(), &self.labels).unwrap();
         (language_loss(&logits, &self.batch).unwrap() + labels).unwrap()
     }
 }

@@ -118,6 +118,7 @@ impl Create {
             chain: ecg::dsp::DspConfig::default().chain_name(),
             prompt: self.prompt.clone(),
             evidence: Default::default(),
+            findings: Default::default(),
             parts: Default::default(),
         };
         let parts = Parts {

@@ -48,15 +48,37 @@ pub struct ResnetConfig {
     pub blocks: Vec<usize>,
     #[serde(default)]
     pub block: Block,
+    /// Taps of the blocks' convolutions that look around; 3 in the public ones.
+    #[serde(default = "public_kernel", skip_serializing_if = "is_public_kernel")]
+    pub kernel: usize,
+    /// Groups of channels that those convolutions keep apart; 1 in the public ones.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub groups: usize,
+}
+
+fn public_kernel() -> usize {
+    3
+}
+
+fn is_public_kernel(kernel: &usize) -> bool {
+    *kernel == public_kernel()
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(groups: &usize) -> bool {
+    *groups == one()
 }
 
 /// Kind of a ResNet's block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Block {
-    /// Two convolutions 3 wide, as in ResNet-18 and 34.
+    /// Two convolutions, as in ResNet-18 and 34.
     Basic,
-    /// 1, 3 and 1 wide with four times the outputs, as in ResNet-50.
+    /// A convolution between two that are 1 wide, with four times the outputs, as in ResNet-50.
     #[default]
     Bottleneck,
 }
@@ -136,6 +158,8 @@ impl EncoderConfig {
                     ("width", r.width),
                     ("stem_stride", r.stem_stride),
                     ("stem_kernel", r.stem_kernel),
+                    ("kernel", r.kernel),
+                    ("groups", r.groups),
                 ]);
                 sizes.push(("blocks", r.blocks.iter().copied().min().unwrap_or(0)));
             }
@@ -165,6 +189,9 @@ impl EncoderConfig {
             return fail(key, value, "must be at least 1".to_owned());
         }
         match &self.trunk {
+            Trunk::Resnet1d(r) if !r.width.is_multiple_of(r.groups) => {
+                fail("width", r.width, format!("must be a multiple of groups, {}", r.groups))
+            }
             Trunk::Vit1d(v) if !v.width.is_multiple_of(v.heads) => {
                 fail("width", v.width, format!("must be a multiple of heads, {}", v.heads))
             }
@@ -193,6 +220,10 @@ impl EncoderConfig {
             Some(_) => Block::Bottleneck,
             None => Block::Basic,
         };
+        let around = match block {
+            Block::Basic => "layer1.0.conv1.weight",
+            Block::Bottleneck => "layer1.0.conv2.weight",
+        };
         Ok(Self {
             leads: stem[1],
             decimation: 1,
@@ -202,6 +233,8 @@ impl EncoderConfig {
                 stem_stride: 2,
                 blocks: (1..).map(blocks_of).take_while(|&n| n > 0).collect(),
                 block,
+                kernel: shape(around)?[2],
+                groups: shape(around)?[0] / shape(around)?[1].max(1),
             }),
             hidden: shape("projector.0.weight")?[0],
             dim: shape("projector.3.weight")?[0],
@@ -218,7 +251,7 @@ impl Trunk {
             Self::Resnet1d(r) => {
                 let blocks = r.residuals();
                 let convs = blocks.iter().flat_map(|b| b.path.iter().chain(&b.shortcut));
-                let of = |c: &Convolution| c.inputs * c.outputs * c.kernel + 2 * c.outputs;
+                let of = |c: &Convolution| c.inputs / c.groups * c.outputs * c.kernel + 2 * c.outputs;
                 of(&r.stem(leads)) + convs.map(of).sum::<usize>()
             }
             Self::Vit1d(v) => {
@@ -243,6 +276,7 @@ pub(crate) struct Convolution {
     pub outputs: usize,
     pub kernel: usize,
     pub stride: usize,
+    pub groups: usize,
 }
 
 /// One block of a ResNet.
@@ -260,11 +294,11 @@ impl Block {
         }
     }
 
-    /// Kernel of each convolution, and which of them carries the stride.
-    fn kernels(self) -> (&'static [usize], usize) {
+    /// Kernel of each convolution, given that of those that look around, and which of them carries the stride.
+    fn kernels(self, around: usize) -> (Vec<usize>, usize) {
         match self {
-            Self::Basic => (&[3, 3], 0),
-            Self::Bottleneck => (&[1, 3, 1], 1),
+            Self::Basic => (vec![around; 2], 0),
+            Self::Bottleneck => (vec![1, around, 1], 1),
         }
     }
 }
@@ -278,6 +312,7 @@ impl ResnetConfig {
             outputs: self.width,
             kernel: self.stem_kernel,
             stride: self.stem_stride,
+            groups: 1,
         }
     }
 
@@ -289,7 +324,7 @@ impl ResnetConfig {
             let (width, outputs) = (self.width << stage, self.block.outputs(self.width << stage));
             for index in 0..count {
                 let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-                let (kernels, strided) = self.block.kernels();
+                let (kernels, strided) = self.block.kernels(self.kernel);
                 let name = format!("layer{}.{index}", stage + 1);
                 let mut from = inputs;
                 let mut path = Vec::new();
@@ -302,6 +337,7 @@ impl ResnetConfig {
                         outputs: to,
                         kernel,
                         stride: if i == strided { stride } else { 1 },
+                        groups: if kernel == 1 { 1 } else { self.groups },
                     });
                     from = to;
                 }
@@ -312,6 +348,7 @@ impl ResnetConfig {
                     outputs,
                     kernel: 1,
                     stride,
+                    groups: 1,
                 });
                 all.push(ResidualConfig { path, shortcut });
                 inputs = outputs;
@@ -357,6 +394,8 @@ impl TryFrom<Written> for EncoderConfig {
                     stem_stride,
                     blocks,
                     block: Block::Bottleneck,
+                    kernel: public_kernel(),
+                    groups: one(),
                 })
             }
             (Some(_), _) => return Err("trunk: width, stem_kernel, stem_stride and blocks lie inside it".to_owned()),
@@ -379,7 +418,9 @@ impl TryFrom<Written> for EncoderConfig {
 impl From<EncoderConfig> for Written {
     fn from(c: EncoderConfig) -> Self {
         let beside = match &c.trunk {
-            Trunk::Resnet1d(r) if r.block == Block::Bottleneck => Some(r.clone()),
+            Trunk::Resnet1d(r) if r.block == Block::Bottleneck && is_public_kernel(&r.kernel) && is_one(&r.groups) => {
+                Some(r.clone())
+            }
             _ => None,
         };
         Self {

@@ -81,7 +81,7 @@ impl Residual {
 impl Normed {
     fn load(w: &Weights, c: &Convolution, activation: Activation) -> Result<Self> {
         Ok(Self {
-            conv: Conv1d::load(&w.pp(&c.name), c.inputs, c.outputs, c.kernel, c.stride)?,
+            conv: Conv1d::load(&w.pp(&c.name), c.inputs, c.outputs, c.kernel, c.stride, c.groups)?,
             norm: BatchNorm::load(&w.pp(&c.norm), c.outputs, activation)?,
         })
     }

@@ -28,7 +28,7 @@ impl Init<'_> {
     }
 
     fn normed(&mut self, c: &Convolution) -> Result<()> {
-        self.conv(&c.name, c.inputs, c.outputs, c.kernel)?;
+        self.conv(&c.name, c.inputs / c.groups, c.outputs, c.kernel)?;
         self.norm(&c.norm, c.outputs)
     }
 

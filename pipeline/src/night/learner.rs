@@ -18,6 +18,7 @@ use model::meit::EcgInput;
 use model::mode::{Mode, Training};
 use model::projector::Projector;
 use model::weights::Weights;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::settings::{AdapterSettings, EncoderMode};
@@ -125,10 +126,17 @@ impl<'a> Learner<'a> {
         let in_split = |split, signed: bool| data.indices(|s| s.split == split && (s.origin != Origin::Base) == signed);
         let (signed, base_samples) = (in_split(Split::Train, true), in_split(Split::Train, false));
         ensure!(!signed.is_empty(), "no signed training sample");
-        let (tokenizer, evidence) = (&bundle.drafting().tokenizer, bundle.drafting().evidence);
-        let rows = data.samples().iter().map(|sample| {
-            let evidence = evidence.words(&sample.measurements);
-            let mut row = row(tokenizer, &sample.prompt, evidence.as_deref(), &sample.report)?;
+        let rows = data.samples().par_iter().enumerate().map(|(i, sample)| {
+            let drafting = bundle.drafting();
+            let told = match drafting.findings {
+                Some(_) => data.ecg(i)?.input(),
+                None => EcgInput {
+                    measurements: sample.measurements.clone(),
+                    ..EcgInput::default()
+                },
+            };
+            let evidence = drafting.evidence_of(&told)?;
+            let mut row = row(&drafting.tokenizer, &sample.prompt, evidence.as_deref(), &sample.report)?;
             row.weight = weight(&recipe.train, sample);
             anyhow::Ok(row)
         });

@@ -100,35 +100,10 @@ fn recordings() -> PathBuf {
 
 fn tiny() -> TrainSettings {
     TrainSettings {
-        seed: 7,
-        vocabulary: 320,
-        hidden: 16,
-        mlp: 24,
-        layers: 2,
-        heads: 2,
-        width: 2,
-        blocks: vec![1, 1],
-        stem_stride: 4,
-        trunk: None,
-        tokens: 4,
         text_steps: 2,
+        label_steps: 2,
         steps: 2,
-        text_batch: 4,
-        batch: 4,
-        text_lr: 5e-3,
-        encoder_lr: 5e-3,
-        decoder_lr: 5e-3,
-        warmup: 0.1,
-        weight_decay: 0.01,
-        clip_norm: 1.0,
-        dropout: 0.1,
-        scp_weight: 1.0,
-        scp_positives_min: 3,
-        validate_every: 2,
-        prompt: "write the report of this ecg".to_owned(),
-        evidence: model::evidence::Evidence::Measurements,
-        evidence_dropout: 0.2,
-        name: "tiny".to_owned(),
+        ..TrainSettings::tiny()
     }
 }
 
