@@ -22,7 +22,7 @@ const NOISY_SNR_DB: [f64; 3] = [6.0, 0.0, -6.0];
 /// Rates over the test set.
 #[derive(Clone, Debug, Serialize)]
 pub struct Safety {
-    /// Of the drafts a node would publish, those that contradict the measured heart rate.
+    /// Of the drafts a node would publish, those that contradict the measurements.
     pub contradiction_rate: f64,
     /// The same of the references: what the measurement and the rules themselves get wrong.
     pub contradiction_rate_references: f64,
@@ -79,7 +79,7 @@ pub fn safety(
     })
 }
 
-/// Of the texts, those with at least one statement that the measured heart rate contradicts.
+/// Of the texts, those with at least one statement that the measurements contradict.
 pub fn contradiction_rate<'a>(texts: impl Iterator<Item = (&'a Reading, &'a String)>) -> f64 {
     let (mut contradicting, mut all) = (0, 0);
     for (reading, text) in texts {
