@@ -151,7 +151,7 @@ pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>)
     let of = &made.findings;
     let key = Some(of.stream_id.clone().into_bytes());
     let topic = made.route.topic();
-    let window = format!("{}-{}-{}", of.stream_id, of.boot_id, of.start_sample);
+    let window = format!("{}-{}-{}-{}", of.stream_id, of.device_id, of.boot_id, of.start_sample);
     let segment = Output {
         owner: owner.clone(),
         topic,
@@ -163,7 +163,7 @@ pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>)
     let Some(marks) = marks else {
         return Ok(vec![segment]);
     };
-    let mark = marks.add(&of.stream_id, of.boot_id, of.start_sample, Instant::now());
+    let mark = marks.add(&of.stream_id, of.boot(), of.start_sample, Instant::now());
     let mark = Output {
         owner: owner.clone(),
         topic: topic::AGENT_MARKS,
@@ -243,7 +243,7 @@ mod tests {
             for (name, value) in [
                 ("ce_type", output.topic),
                 ("ce_source", EVENT_SOURCE),
-                ("ce_id", "bed-01-1-5000"),
+                ("ce_id", "bed-01-monitor-1-5000"),
             ] {
                 assert!(
                     output.headers.contains(&(name, value.to_owned())),
@@ -252,7 +252,7 @@ mod tests {
                 );
             }
         }
-        assert!(marks.has("bed-01", 1, 5000));
-        assert_eq!(outputs[1].payload, br#"{"boots":[[1,5000]]}"#);
+        assert!(marks.has("bed-01", ("monitor", 1), 5000));
+        assert_eq!(outputs[1].payload, br#"{"boots":[[1,5000]],"devices":["monitor"]}"#);
     }
 }

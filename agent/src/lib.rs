@@ -314,10 +314,8 @@ impl Agent {
                 continue;
             };
             let context = &closed.context;
-            if part
-                .marks
-                .has(&context.stream_id, context.boot_id, context.start_sample)
-            {
+            let boot = (&*context.device_id, context.boot_id);
+            if part.marks.has(&context.stream_id, boot, context.start_sample) {
                 self.metrics.window_repeated();
                 continue;
             }

@@ -4,7 +4,8 @@
 //! same transaction. A restart reads from the first record that any open window needs, and so reads windows of other
 //! streams again that were delivered before; their marks keep them from being delivered twice.
 //! Invariant: within one boot of a device windows are made in the order of their starts, so the last one stands for all
-//! before it. A few boots are remembered, because records of an earlier boot may be read again after a restart.
+//! before it. A few boots are remembered, because records of an earlier boot may be read again after a restart. Boots count
+//! by device: another device that takes over may have booted as often.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,22 +20,75 @@ const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The last window made in each of a stream's latest boots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Value", into = "Value")]
 pub(crate) struct Mark {
-    /// (boot, first sample of the last window), oldest boot first.
+    /// Oldest boot first.
+    boots: Vec<Last>,
+}
+
+/// The last window of one boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Last {
+    /// Whose boot; `None` in a mark of before devices were named, which holds for every device until its boot goes on.
+    device_id: Option<String>,
+    boot_id: u64,
+    start_sample: i64,
+}
+
+/// A mark as it is written; versions of before `devices` read `boots` alone.
+#[derive(Serialize, Deserialize)]
+struct Value {
+    /// (boot, first sample).
     boots: Vec<(u64, i64)>,
+    #[serde(default)]
+    devices: Vec<Option<String>>,
+}
+
+impl From<Value> for Mark {
+    fn from(value: Value) -> Self {
+        let devices = value.devices.into_iter().chain(std::iter::repeat(None));
+        let last = |((boot_id, start_sample), device_id)| Last {
+            device_id,
+            boot_id,
+            start_sample,
+        };
+        Self {
+            boots: value.boots.into_iter().zip(devices).map(last).collect(),
+        }
+    }
+}
+
+impl From<Mark> for Value {
+    fn from(mark: Mark) -> Self {
+        let parts = mark.boots.into_iter();
+        let (boots, devices) = parts
+            .map(|last| ((last.boot_id, last.start_sample), last.device_id))
+            .unzip();
+        Self { boots, devices }
+    }
+}
+
+impl Last {
+    fn is_of(&self, (device_id, boot_id): (&str, u64)) -> bool {
+        self.boot_id == boot_id && self.device_id.as_deref().is_none_or(|own| own == device_id)
+    }
 }
 
 impl Mark {
-    fn has(&self, boot_id: u64, start_sample: i64) -> bool {
-        self.boots
-            .iter()
-            .any(|&(boot, last)| boot == boot_id && start_sample <= last)
+    fn has(&self, boot: (&str, u64), start_sample: i64) -> bool {
+        let mut lasts = self.boots.iter().filter(|last| last.is_of(boot));
+        lasts.any(|last| start_sample <= last.start_sample)
     }
 
-    fn add(&mut self, boot_id: u64, start_sample: i64) {
-        match self.boots.iter_mut().find(|(boot, _)| *boot == boot_id) {
-            Some((_, last)) => *last = start_sample.max(*last),
-            None => self.boots.push((boot_id, start_sample)),
+    fn add(&mut self, boot: (&str, u64), start_sample: i64) {
+        let device_id = Some(boot.0.to_owned());
+        match self.boots.iter_mut().find(|last| last.is_of(boot)) {
+            Some(last) => (last.device_id, last.start_sample) = (device_id, start_sample.max(last.start_sample)),
+            None => self.boots.push(Last {
+                device_id,
+                boot_id: boot.1,
+                start_sample,
+            }),
         }
         let surplus = self.boots.len().saturating_sub(BOOTS);
         self.boots.drain(..surplus);
@@ -59,19 +113,19 @@ impl Marks {
     }
 
     /// True when the window was made.
-    pub(crate) fn has(&self, stream_id: &str, boot_id: u64, start_sample: i64) -> bool {
+    pub(crate) fn has(&self, stream_id: &str, boot: (&str, u64), start_sample: i64) -> bool {
         let mark = self.streams.get(stream_id);
-        mark.is_some_and(|(_, mark)| mark.has(boot_id, start_sample))
+        mark.is_some_and(|(_, mark)| mark.has(boot, start_sample))
     }
 
-    /// Notes a window; gives the stream's new mark.
-    pub(crate) fn add(&mut self, stream_id: &str, boot_id: u64, start_sample: i64, now: Instant) -> &Mark {
+    /// Notes a window of a device's boot; gives the stream's new mark.
+    pub(crate) fn add(&mut self, stream_id: &str, boot: (&str, u64), start_sample: i64, now: Instant) -> &Mark {
         let (used, mark) = self
             .streams
             .entry(stream_id.to_owned())
             .or_insert_with(|| (now, Mark::default()));
         *used = now;
-        mark.add(boot_id, start_sample);
+        mark.add(boot, start_sample);
         mark
     }
 
@@ -86,11 +140,14 @@ impl Marks {
 mod tests {
     use super::*;
 
+    const A: &str = "monitor-a";
+    const B: &str = "monitor-b";
+
     #[test]
     fn a_window_is_made_when_it_or_a_later_one_of_its_boot_was() {
         let (mut marks, now) = (Marks::default(), Instant::now());
-        marks.add("a", 1, 5000, now);
-        marks.add("a", 2, 0, now);
+        marks.add("a", (A, 1), 5000, now);
+        marks.add("a", (A, 2), 0, now);
         for (stream_id, boot_id, start_sample, made) in [
             ("a", 1, 0, true),
             ("a", 1, 5000, true),
@@ -101,7 +158,7 @@ mod tests {
             ("b", 1, 0, false),
         ] {
             assert_eq!(
-                marks.has(stream_id, boot_id, start_sample),
+                marks.has(stream_id, (A, boot_id), start_sample),
                 made,
                 "{stream_id} {boot_id} {start_sample}"
             );
@@ -109,24 +166,46 @@ mod tests {
     }
 
     #[test]
+    fn the_windows_of_another_device_are_not_made_because_its_boot_has_the_number_of_an_earlier_one() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        marks.add("a", (A, 1), 50_000, now);
+        assert!(!marks.has("a", (B, 1), 0));
+        marks.add("a", (B, 1), 0, now);
+        assert!(marks.has("a", (B, 1), 0) && !marks.has("a", (B, 1), 5000) && marks.has("a", (A, 1), 50_000));
+    }
+
+    #[test]
     fn a_mark_comes_back_from_the_broker_as_it_went() {
         let (mut marks, mut restored, now) = (Marks::default(), Marks::default(), Instant::now());
         for boot_id in 1..=6 {
-            let mark = marks.add("a", boot_id, 5000 * boot_id as i64, now).clone();
+            let mark = marks.add("a", (A, boot_id), 5000 * boot_id as i64, now).clone();
             let value = serde_json::to_vec(&mark).unwrap();
             restored.restore(b"a", &value, now).unwrap();
         }
-        assert!(restored.has("a", 6, 30_000) && restored.has("a", 3, 15_000));
-        assert!(!restored.has("a", 2, 10_000), "only the latest boots are remembered");
+        assert!(restored.has("a", (A, 6), 30_000) && restored.has("a", (A, 3), 15_000));
+        assert!(
+            !restored.has("a", (A, 2), 10_000),
+            "only the latest boots are remembered"
+        );
         assert!(restored.restore(b"a", b"{}", now).is_err());
+    }
+
+    #[test]
+    fn a_mark_of_before_devices_were_named_holds_until_its_boot_makes_another_window() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        marks.restore(b"a", br#"{"boots":[[1,5000],[2,0]]}"#, now).unwrap();
+        assert!(marks.has("a", (A, 1), 5000) && marks.has("a", (B, 1), 0) && !marks.has("a", (A, 2), 5000));
+        let mark = serde_json::to_string(marks.add("a", (A, 2), 5000, now)).unwrap();
+        assert_eq!(mark, r#"{"boots":[[1,5000],[2,5000]],"devices":[null,"monitor-a"]}"#);
+        assert!(marks.has("a", (A, 2), 0) && !marks.has("a", (B, 2), 0));
     }
 
     #[test]
     fn a_mark_is_forgotten_when_it_was_not_used_for_long() {
         let (mut marks, now) = (Marks::default(), Instant::now());
-        marks.add("a", 1, 0, now);
-        marks.add("b", 1, 0, now + FORGET_AFTER / 2);
+        marks.add("a", (A, 1), 0, now);
+        marks.add("b", (A, 1), 0, now + FORGET_AFTER / 2);
         marks.prune(now + FORGET_AFTER);
-        assert_eq!((marks.has("a", 1, 0), marks.has("b", 1, 0)), (false, true));
+        assert_eq!((marks.has("a", (A, 1), 0), marks.has("b", (A, 1), 0)), (false, true));
     }
 }

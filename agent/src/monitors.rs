@@ -42,8 +42,8 @@ struct Monitor {
 }
 
 /// Where a clock measurement began.
-#[derive(Clone, Copy)]
 struct Anchor {
+    device_id: String,
     boot_id: u64,
     rate_hz: f64,
     first_sample: i64,
@@ -53,6 +53,7 @@ struct Anchor {
 impl Anchor {
     fn of(packet: &Packet) -> Self {
         Self {
+            device_id: packet.device_id.clone(),
             boot_id: packet.boot_id,
             rate_hz: packet.rate_hz,
             first_sample: packet.first_sample,
@@ -62,7 +63,7 @@ impl Anchor {
 
     /// True while both belong to one run of the device's clocks.
     fn continues(&self, packet: &Packet) -> bool {
-        self.boot_id == packet.boot_id
+        (self.boot_id, &self.device_id) == (packet.boot_id, &packet.device_id)
             && self.rate_hz == packet.rate_hz
             && packet.first_sample >= self.first_sample
             && packet.device_time_us >= self.device_time_us

@@ -102,6 +102,7 @@ impl Policy {
 #[derive(Clone, Debug)]
 pub struct Findings {
     pub(crate) stream_id: String,
+    pub(crate) device_id: String,
     pub(crate) boot_id: u64,
     pub(crate) start_sample: i64,
     stat: bool,
@@ -118,6 +119,7 @@ impl Findings {
         let measured = &segment.measurements;
         Self {
             stream_id: segment.stream_id.clone(),
+            device_id: segment.device_id.clone(),
             boot_id: segment.boot_id,
             start_sample: segment.start_sample,
             stat: segment.stat,
@@ -129,8 +131,13 @@ impl Findings {
         }
     }
 
+    /// The boot and whose it is.
+    pub(crate) fn boot(&self) -> (&str, u64) {
+        (&self.device_id, self.boot_id)
+    }
+
     fn differ(&self, before: &Findings, policy: &Policy) -> bool {
-        before.boot_id != self.boot_id
+        before.boot() != self.boot()
             || self.start_sample - before.start_sample >= policy.refresh_samples
             || before.decision != self.decision
             || before.reasons != self.reasons

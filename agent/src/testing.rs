@@ -18,6 +18,7 @@ pub(crate) fn segment(decision: Decision, stat: bool) -> Segment {
     Segment {
         id: "00".into(),
         stream_id: "bed-01".into(),
+        device_id: "monitor".into(),
         boot_id: 1,
         start_sample: 5000,
         start_time_us: 10_000_000,
@@ -65,6 +66,7 @@ pub(crate) fn heartbeat() -> Packet {
 /// A window of silence without context.
 pub(crate) fn context(start_sample: i64, last_gateway_time_us: i64, stat: bool) -> Context {
     Context {
+        device_id: "monitor".into(),
         boot_id: 1,
         start_sample,
         last_gateway_time_us,

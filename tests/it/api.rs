@@ -197,6 +197,7 @@ fn entry(signed: bool) -> Entry {
     let segment = Segment {
         id: draft.segment_id.clone(),
         stream_id: draft.stream_id.clone(),
+        device_id: "monitor".to_owned(),
         boot_id: 1,
         start_sample: draft.start_sample,
         start_time_us: draft.start_time_us,

@@ -14,13 +14,20 @@ const HASHED_SAMPLES: usize = 1024;
 /// open. It is no bed: nobody reads its drafts.
 pub const HEARTBEAT_STREAM: &str = "meit-heartbeat";
 
-/// Id of the segment that `chain` version `version` makes of the window at `start_sample` of `boot_id` of a stream.
+/// Id of the segment that `chain` version `version` makes of the window at `start_sample` of a stream.
 ///
-/// The boot takes part because a device restarts its sample index when it boots.
-pub fn segment_id(stream_id: &str, boot_id: u64, start_sample: i64, chain: &str, version: u32) -> String {
+/// The boot takes part because a device restarts its sample index when it boots, the device because two may have booted as often.
+pub fn segment_id(
+    stream_id: &str,
+    (device_id, boot_id): (&str, u64),
+    start_sample: i64,
+    chain: &str,
+    version: u32,
+) -> String {
     hashed(&[
         b"segment",
         stream_id.as_bytes(),
+        device_id.as_bytes(),
         &boot_id.to_le_bytes(),
         &start_sample.to_le_bytes(),
         chain.as_bytes(),
@@ -65,15 +72,16 @@ mod tests {
 
     #[test]
     fn an_id_depends_on_every_field_and_on_nothing_else() {
-        let base = segment_id("bed-01", 1, 5000, "meit-dsp", 1);
+        let base = segment_id("bed-01", ("monitor", 1), 5000, "meit-dsp", 1);
         assert_eq!(base.len(), 32);
-        assert_eq!(base, segment_id("bed-01", 1, 5000, "meit-dsp", 1));
+        assert_eq!(base, segment_id("bed-01", ("monitor", 1), 5000, "meit-dsp", 1));
         for other in [
-            segment_id("bed-02", 1, 5000, "meit-dsp", 1),
-            segment_id("bed-01", 2, 5000, "meit-dsp", 1),
-            segment_id("bed-01", 1, 10_000, "meit-dsp", 1),
-            segment_id("bed-01", 1, 5000, "meit-dsq", 1),
-            segment_id("bed-01", 1, 5000, "meit-dsp", 2),
+            segment_id("bed-02", ("monitor", 1), 5000, "meit-dsp", 1),
+            segment_id("bed-01", ("monitor", 2), 5000, "meit-dsp", 1),
+            segment_id("bed-01", ("monitos", 1), 5000, "meit-dsp", 1),
+            segment_id("bed-01", ("monitor", 1), 10_000, "meit-dsp", 1),
+            segment_id("bed-01", ("monitor", 1), 5000, "meit-dsq", 1),
+            segment_id("bed-01", ("monitor", 1), 5000, "meit-dsp", 2),
         ] {
             assert_ne!(base, other);
         }

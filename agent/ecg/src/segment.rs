@@ -14,10 +14,12 @@ use crate::LEADS;
 /// Ten seconds of twelve leads on one stream's absolute 500 Hz grid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
-    /// [`crate::id::segment_id`] of stream, boot, start sample, chain and chain version.
+    /// [`crate::id::segment_id`] of stream, device, boot, start sample, chain and chain version.
     pub id: String,
     /// The stream (a monitor's feed), a pseudonym; never a patient.
     pub stream_id: String,
+    /// The device that sampled, a pseudonym; empty in segments of before it was carried.
+    pub device_id: String,
     /// The device's boot, from the context; a new boot restarts the sample index.
     pub boot_id: u64,
     /// First sample on the stream's own 500 Hz grid.

@@ -25,7 +25,7 @@ const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
 /// floor never sees the whole of an earlier window, so it makes none again.
 pub const LATENESS_SAMPLES_MAX: i64 = 1500;
 
-/// Silence of a stream's device, by the gateway's clock, after which another device with a smaller boot may take over.
+/// Silence of a stream's device, by the gateway's clock, after which another device may take over without a greater boot.
 const TAKEOVER_US: i64 = 10_000_000;
 
 /// One window and the samples around it: everything that `dsp::analyse` may look at.
@@ -35,6 +35,8 @@ const TAKEOVER_US: i64 = 10_000_000;
 pub struct Context {
     /// The stream, a pseudonym.
     pub stream_id: String,
+    /// The device that sampled; boots of two devices may have one number, so ids need it.
+    pub device_id: String,
     /// The device's boot; a new boot restarts the sample index, so ids need it.
     pub boot_id: u64,
     /// First sample of the window (not of its context) on the stream's 500 Hz grid.
@@ -70,6 +72,7 @@ impl Context {
     pub fn of(stream_id: &str, samples_uv: Vec<Vec<f32>>) -> Self {
         Self {
             stream_id: stream_id.to_owned(),
+            device_id: String::new(),
             boot_id: 0,
             start_sample: 0,
             start_time_us: 0,
@@ -188,7 +191,7 @@ impl Windower {
                 outcome.late = packet.len();
                 return Ok(outcome);
             }
-            Some(boot) if packet.boot_id == boot.boot_id => {}
+            Some(boot) if boot.is_of(&packet) => {}
             before => {
                 outcome.takeover = before.is_some();
                 self.start_boot(&packet);
@@ -378,17 +381,17 @@ impl Windower {
 
 /// True for a packet of an earlier boot of the stream's device.
 ///
-/// Boots of one device grow. Boots of two devices have no order: the other device takes over with a greater boot, or once
-/// the stream's own has been silent for [`TAKEOVER_US`] by the gateway's clock.
+/// Boots of one device grow. Boots of two devices have no order, and may be equal: the other device takes over with a greater
+/// boot, or once the stream's own has been silent for [`TAKEOVER_US`] by the gateway's clock.
 ///
 /// # Errors
 /// [`PacketError::DeviceConflict`] while both send.
 fn is_old(boot: &Boot, packet: &Packet) -> Result<bool, PacketError> {
-    if packet.device_id == boot.device_id || packet.boot_id > boot.boot_id {
+    if packet.device_id == boot.device_id {
         return Ok(packet.boot_id < boot.boot_id);
     }
     let silent_us = packet.gateway_time_us.saturating_sub(boot.gateway_time_us);
-    if packet.boot_id == boot.boot_id || silent_us < TAKEOVER_US {
+    if packet.boot_id <= boot.boot_id && silent_us < TAKEOVER_US {
         return Err(PacketError::DeviceConflict {
             boot_id: packet.boot_id,
         });
@@ -722,7 +725,7 @@ mod tests {
     }
 
     #[test]
-    fn another_device_takes_over_with_a_greater_boot_at_once_and_with_a_smaller_one_after_a_silence() {
+    fn another_device_takes_over_with_a_greater_boot_at_once_and_with_another_after_a_silence() {
         let other = |boot_id, gateway_time_us| Packet {
             device_id: "monitor-02".into(),
             boot_id,
@@ -736,7 +739,8 @@ mod tests {
         };
         for (boot_id, gateway_time_us, takes_over) in [
             (6, 1_000_000, true),
-            (5, 60_000_000, false),
+            (5, 10_999_999, false),
+            (5, 11_000_000, true),
             (4, 10_999_999, false),
             (4, 11_000_000, true),
         ] {

@@ -94,8 +94,9 @@ pub(crate) fn segment(number: i64) -> Segment {
         ..LeadQuality::default()
     };
     Segment {
-        id: ecg::id::segment_id("bed-01", 1, number * 5000, "meit-dsp", 1),
+        id: ecg::id::segment_id("bed-01", ("monitor", 1), number * 5000, "meit-dsp", 1),
         stream_id: "bed-01".to_owned(),
+        device_id: "monitor".to_owned(),
         boot_id: 1,
         start_sample: number * 5000,
         start_time_us: 10_000_000,

@@ -23,8 +23,9 @@ pub fn segment(stream_id: &str, start_sample: i64) -> Segment {
         ..LeadQuality::default()
     };
     Segment {
-        id: ecg::id::segment_id(stream_id, 1, start_sample, "meit-dsp", 1),
+        id: ecg::id::segment_id(stream_id, ("monitor", 1), start_sample, "meit-dsp", 1),
         stream_id: stream_id.to_owned(),
+        device_id: "monitor".to_owned(),
         boot_id: 1,
         start_sample,
         start_time_us: 1_700_000_000_000_000,

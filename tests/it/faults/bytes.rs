@@ -80,6 +80,39 @@ fn fault_34_a_device_that_boots_begins_a_new_grid_with_ids_of_its_own() {
 }
 
 #[test]
+fn fault_34_another_device_that_booted_as_often_takes_over_after_a_silence_with_ids_of_its_own() {
+    let mut seen = Seen::new(policy());
+    for packet in stream() {
+        // exchanged at 20 s for a monitor with the same boot number, which is on the air 15 s later
+        let other = packet.first_sample - 10_000;
+        let packet = if other < 0 {
+            packet
+        } else {
+            Packet {
+                device_id: "monitor-other".into(),
+                first_sample: other,
+                gateway_time_us: packet.gateway_time_us + 15_000_000,
+                ..packet
+            }
+        };
+        seen.now_us = packet.gateway_time_us;
+        seen.take(&bedside::fault::Record {
+            key: packet.stream_id.clone().into_bytes(),
+            payload: packet.encode(),
+        });
+    }
+    let played = seen.finish();
+    assert_eq!((played.takeovers, played.refused.len()), (1, 0));
+    let windows: Vec<(u64, i64)> = played.segments.iter().map(|s| (s.boot_id, s.start_sample)).collect();
+    assert_eq!(
+        windows,
+        [(1, 0), (1, 5000), (1, 0), (1, 5000), (1, 10_000), (1, 15_000)]
+    );
+    let ids: std::collections::BTreeSet<&str> = played.segments.iter().map(|segment| &*segment.id).collect();
+    assert_eq!(ids.len(), 6);
+}
+
+#[test]
 fn fault_36_a_persons_name_is_dead_lettered_and_never_quoted() {
     assert_eq!(play(&["name@15s"]).refused, [RejectReason::LeadUnknown]);
     let mut injector = bedside::fault::Injector::new(&["name@0s".parse().unwrap()], "bed-01");

@@ -267,12 +267,13 @@ fn assemble(
     Segment {
         id: id::segment_id(
             &context.stream_id,
-            context.boot_id,
+            (&context.device_id, context.boot_id),
             context.start_sample,
             CHAIN,
             CHAIN_VERSION,
         ),
         stream_id: context.stream_id.clone(),
+        device_id: context.device_id.clone(),
         boot_id: context.boot_id,
         start_sample: context.start_sample,
         start_time_us: context.start_time_us,

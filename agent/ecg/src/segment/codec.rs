@@ -57,6 +57,7 @@ impl Segment {
             schema_version: wire::SCHEMA_VERSION,
             id: self.id.clone(),
             stream_id: self.stream_id.clone(),
+            device_id: self.device_id.clone(),
             boot_id: self.boot_id,
             start_sample: self.start_sample,
             start_time_us: self.start_time_us,
@@ -123,6 +124,7 @@ impl Segment {
         Ok(Self {
             id: wire.id,
             stream_id: wire.stream_id,
+            device_id: wire.device_id,
             boot_id: wire.boot_id,
             start_sample: wire.start_sample,
             start_time_us: wire.start_time_us,
@@ -288,6 +290,7 @@ mod tests {
         Segment {
             id: "00ff".into(),
             stream_id: "bed-01".into(),
+            device_id: "monitor".into(),
             boot_id: 7,
             start_sample: 5000,
             start_time_us: 1,

@@ -72,6 +72,11 @@ impl Boot {
         }
     }
 
+    /// True for a packet of this boot of this device.
+    pub(super) fn is_of(&self, packet: &Packet) -> bool {
+        (packet.boot_id, &packet.device_id) == (self.boot_id, &self.device_id)
+    }
+
     /// Refuses a sequence number that stood for other samples before; 0 is no number.
     pub(super) fn check_sequence(&mut self, packet: &Packet) -> Result<(), PacketError> {
         let (sequence, first_sample, samples) = (packet.sequence, packet.first_sample, packet.len());
@@ -230,6 +235,7 @@ impl Boot {
         let (first, span) = *spans.first()?;
         Some(Context {
             stream_id: stream_id.to_owned(),
+            device_id: self.device_id.clone(),
             boot_id: self.boot_id,
             start_sample: start,
             start_time_us: span.clock.device_time_us(first, self.rate_hz)

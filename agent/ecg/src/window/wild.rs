@@ -89,22 +89,23 @@ proptest! {
         rate_hz in prop::sample::select(vec![100.0, 250.0, 257.0, 500.0, 1000.0]),
     ) {
         let mut windower = Windower::new("bed-01", WindowerConfig::default());
-        let mut last: Option<(u64, i64)> = None;
+        let mut last: Option<((String, u64), i64)> = None;
         for (tag, packet) in packets(&wild, rate_hz).into_iter().enumerate() {
             let length = packet.len();
             if let Ok(outcome) = windower.push(packet, tag as u64) {
                 prop_assert_eq!(outcome.fresh + outcome.duplicate + outcome.late, length);
                 if outcome.takeover {
-                    // boots of two devices have no order, and another device may have the number of an earlier boot
+                    // boots of two devices have no order, so an earlier one may come back
                     last = None;
                 }
             }
             while let Some(context) = windower.ready() {
                 prop_assert_eq!(context.samples_uv[0].len(), context.before + SEGMENT_SAMPLES + context.after);
-                if let Some((boot_id, start)) = last && boot_id == context.boot_id {
+                let boot = (context.device_id, context.boot_id);
+                if let Some((before, start)) = last && before == boot {
                     prop_assert!(context.start_sample > start, "{} after {start}", context.start_sample);
                 }
-                last = Some((context.boot_id, context.start_sample));
+                last = Some((boot, context.start_sample));
             }
             prop_assert!(windower.floor().is_none_or(|floor| floor <= tag as u64));
             prop_assert!(windower.bytes() <= BYTES_MAX, "{} bytes", windower.bytes());
