@@ -84,8 +84,7 @@ fn by_slope(frames: &[Frame], readable: &[bool; LEADS], scratch: &mut Scratch) -
     if level <= 0.0 {
         return Vec::new();
     }
-    let mut tops = local_maxima(energy);
-    tops.retain(|&top| energy[top] >= SEARCH_BACK_SHARE * level);
+    let mut tops = local_maxima(energy, SEARCH_BACK_SHARE * level);
     drop_atrial_pulses(&mut tops, magnitude);
     let mut peaks = accept(energy, &tops, THRESHOLD_SHARE * level);
     search_back(energy, &tops, SEARCH_BACK_SHARE * level, &mut peaks);
@@ -210,12 +209,18 @@ fn cumulate(x: &[f32], cumulative: &mut Vec<f64>) {
     }));
 }
 
-/// Indices that are the largest within half a refractory time on both sides.
-fn local_maxima(energy: &[f32]) -> Vec<usize> {
+/// Indices of at least `least` that are the largest within half a refractory time on both sides.
+fn local_maxima(energy: &[f32], least: f32) -> Vec<usize> {
     let reach = REFRACTORY / 2;
     let is_top = |&i: &usize| {
         let (from, to) = (i.saturating_sub(reach), (i + reach + 1).min(energy.len()));
-        energy[from..i].iter().rev().all(|&v| v < energy[i]) && energy[i..to].iter().all(|&v| v <= energy[i])
+        // most samples have a larger neighbour: asked first, it saves the rest
+        let stands_out = energy[i] >= least
+            && (i == from || energy[i - 1] < energy[i])
+            && (i + 1 == to || energy[i + 1] <= energy[i]);
+        stands_out
+            && energy[from..i].iter().rev().all(|&v| v < energy[i])
+            && energy[i..to].iter().all(|&v| v <= energy[i])
     };
     (0..energy.len()).filter(is_top).collect()
 }
@@ -366,6 +371,29 @@ mod tests {
                 "{bpm} bpm: {peaks:?} but {truth:?}"
             );
             assert_eq!(agreement, 1.0, "{bpm} bpm");
+        }
+    }
+
+    #[test]
+    fn the_last_beat_is_found_up_to_where_the_window_ends_in_its_qrs_and_so_is_the_first() {
+        let (signal, truth) = beat_train(75.0);
+        let last = truth[truth.len() - 1];
+        for left in (8..160).step_by(4) {
+            let mut moved = signal.clone();
+            // the last R comes to lie `left` samples before the end
+            moved.rotate_left(last + 1 + left);
+            let peaks = found(&moved).peaks;
+            let end = SEGMENT_SAMPLES - 1 - left;
+            assert!(
+                peaks.last().is_some_and(|p| p.abs_diff(end) <= 5),
+                "{left} left: {peaks:?}"
+            );
+            moved.reverse();
+            let peaks = found(&moved).peaks;
+            assert!(
+                peaks.first().is_some_and(|p| p.abs_diff(left) <= 5),
+                "{left} before: {peaks:?}"
+            );
         }
     }
 

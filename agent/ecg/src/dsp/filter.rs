@@ -42,7 +42,7 @@ pub struct Band {
 #[derive(Debug)]
 pub struct Plan {
     band: Band,
-    high_pass: Section<f64>,
+    high_pass: [Section<f64>; 1],
     low_pass: [Section<f32>; 2],
     notch: Option<Section<f32>>,
 }
@@ -53,7 +53,7 @@ impl Plan {
         let low_pass = |q| Section::new(Type::LowPass, band.low_pass_hz, q);
         Self {
             band,
-            high_pass: Section::new(Type::HighPass, band.high_pass_hz, Q_BUTTERWORTH_F64),
+            high_pass: [Section::new(Type::HighPass, band.high_pass_hz, Q_BUTTERWORTH_F64)],
             low_pass: Q_FOURTH_ORDER.map(low_pass),
             notch: band.notch_hz.map(|hz| Section::new(Type::Notch, hz, Q_NOTCH)),
         }
@@ -69,15 +69,14 @@ impl Plan {
 ///
 /// Returns each lead's baseline inside the window, peak to peak, microvolts.
 pub fn zero_phase(frames: &[Frame], out: &mut Vec<Frame>, plan: &Plan) -> Frame {
-    out.clear();
-    out.extend_from_slice(frames);
+    out.resize(frames.len(), [0.0; LEADS]);
     let margin = if plan.notch.is_some() {
         NOTCH_MARGIN
     } else {
         LOW_PASS_MARGIN
     };
     let near = WINDOW.start - margin..WINDOW.end + margin;
-    high_pass(out, near.start, &plan.high_pass);
+    high_pass(frames, out, near.start, &plan.high_pass);
     let baseline_uv = baseline_range(&frames[WINDOW], &out[WINDOW]);
     let near = &mut out[near];
     match plan.notch {
@@ -89,19 +88,19 @@ pub fn zero_phase(frames: &[Frame], out: &mut Vec<Frame>, plan: &Plan) -> Frame 
 
 wide! {
     /// Forwards over all frames, backwards down to `start`.
-    fn high_pass(frames: &mut [Frame], start: usize, section: &Section<f64>) {
-        run(frames.iter_mut(), &[*section]);
-        run(frames[start..].iter_mut().rev(), &[*section]);
+    fn high_pass(frames: &[Frame], out: &mut [Frame], start: usize, sections: &[Section<f64>; 1]) {
+        run(frames.iter().copied().zip(out.iter_mut()), sections);
+        run(in_place(&mut out[start..]).rev(), sections);
     }
 
     fn low_pass(frames: &mut [Frame], sections: &[Section<f32>; 2]) {
-        run(frames.iter_mut(), sections);
-        run(frames.iter_mut().rev(), sections);
+        run(in_place(frames), sections);
+        run(in_place(frames).rev(), sections);
     }
 
     fn low_pass_and_notch(frames: &mut [Frame], sections: &[Section<f32>; 3]) {
-        run(frames.iter_mut(), sections);
-        run(frames.iter_mut().rev(), sections);
+        run(in_place(frames), sections);
+        run(in_place(frames).rev(), sections);
     }
 
     /// Peak to peak of what the high-pass took away.
@@ -118,11 +117,16 @@ wide! {
     }
 }
 
-/// Runs all sections, each a transposed direct form II over all leads at once, started in the steady state of its first frame.
+fn in_place(frames: &mut [Frame]) -> impl DoubleEndedIterator<Item = (Frame, &mut Frame)> {
+    frames.iter_mut().map(|frame| (*frame, frame))
+}
+
+/// Runs all sections, each a transposed direct form II over all leads at once, from a frame to its place, started in the steady
+/// state of the first.
 #[inline(always)]
-fn run<'a, const N: usize, R: Real>(frames: impl Iterator<Item = &'a mut Frame>, sections: &[Section<R>; N]) {
+fn run<'a, const N: usize, R: Real>(frames: impl Iterator<Item = (Frame, &'a mut Frame)>, sections: &[Section<R>; N]) {
     let mut frames = frames.peekable();
-    let Some(first) = frames.peek() else { return };
+    let Some((first, _)) = frames.peek() else { return };
     let mut level: [R; LEADS] = first.map(R::of);
     let mut states = [[[R::of(0.0); LEADS]; 2]; N];
     for (c, [s1, s2]) in sections.iter().zip(&mut states) {
@@ -133,7 +137,7 @@ fn run<'a, const N: usize, R: Real>(frames: impl Iterator<Item = &'a mut Frame>,
             level[l] = y;
         }
     }
-    for frame in frames {
+    for (frame, out) in frames {
         let mut x: [R; LEADS] = frame.map(R::of);
         for (c, [s1, s2]) in sections.iter().zip(&mut states) {
             for l in 0..LEADS {
@@ -143,7 +147,7 @@ fn run<'a, const N: usize, R: Real>(frames: impl Iterator<Item = &'a mut Frame>,
                 x[l] = y;
             }
         }
-        *frame = x.map(R::to_f32);
+        *out = x.map(R::to_f32);
     }
 }
 

@@ -151,9 +151,9 @@ impl MedianBeat {
         let near = BEFORE - 50..(BEFORE + 60).min(self.slope.len());
         let top = self.slope[near].iter().copied().fold(0.0, f32::max);
         // slope that noise alone makes: the lower quartile over the beat
-        let mut sorted = self.slope.clone();
-        sorted.sort_by(f32::total_cmp);
-        let noise = sorted[sorted.len() / 4];
+        let mut slopes = self.slope.clone();
+        let quarter = slopes.len() / 4;
+        let noise = *slopes.select_nth_unstable_by(quarter, f32::total_cmp).1;
         QRS_EDGE_SHARES
             .iter()
             .find_map(|share| self.qrs_above(share * top + noise))

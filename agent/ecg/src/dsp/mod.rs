@@ -214,6 +214,15 @@ const TILE: usize = 64;
 /// Largest magnitude of a sample that a segment can carry, microvolts.
 const SAMPLE_UV_MAX: f32 = i16::MAX as f32;
 
+/// 1.5 x 2^23: a sum with it has no place for a fraction, so the sum is rounded to even and its low bits are the whole number.
+const NO_FRACTION: f32 = 12_582_912.0;
+
+/// The nearest whole number of a value within [`SAMPLE_UV_MAX`], ties to even; a cast of `round_ties_even` costs a branch a sample.
+#[inline(always)]
+fn whole(v: f32) -> i16 {
+    (v + NO_FRACTION).to_bits() as i16
+}
+
 wide! {
     /// Rounds to the microvolts that the segment carries, so all that follows can be told from the segment alone.
     fn to_whole_microvolts(frames: &mut [Frame]) {
@@ -224,17 +233,17 @@ wide! {
 
     /// Whole microvolts in frames to lead-major samples.
     fn lead_major(frames: &[Frame], out: &mut [i16]) {
-        let mut whole = [[0i16; LEADS]; TILE];
+        let mut numbers = [[0i16; LEADS]; TILE];
         let mut start = 0;
         for tile in frames.chunks(TILE) {
-            for (out, frame) in whole.iter_mut().zip(tile) {
+            for (out, frame) in numbers.iter_mut().zip(tile) {
                 for l in 0..LEADS {
-                    out[l] = frame[l] as i32 as i16;
+                    out[l] = whole(frame[l]);
                 }
             }
             for lead in 0..LEADS {
                 let samples = &mut out[lead * SEGMENT_SAMPLES + start..][..tile.len()];
-                for (sample, frame) in samples.iter_mut().zip(&whole) {
+                for (sample, frame) in samples.iter_mut().zip(&numbers) {
                     *sample = frame[lead];
                 }
             }
@@ -246,7 +255,7 @@ wide! {
     fn rounded(samples: &[f32], out: &mut [i16]) {
         for (out, &v) in out.iter_mut().zip(samples) {
             let v = if v.is_finite() { v } else { 0.0 };
-            *out = v.clamp(-SAMPLE_UV_MAX, SAMPLE_UV_MAX).round_ties_even() as i32 as i16;
+            *out = whole(v.clamp(-SAMPLE_UV_MAX, SAMPLE_UV_MAX));
         }
     }
 }
@@ -309,6 +318,17 @@ mod tests {
     fn check(context: &Context, decision: Decision, reasons: &[Reason]) {
         let segment = analyse(context, &DspConfig::default());
         assert_eq!((segment.decision, &segment.reasons[..]), (decision, reasons));
+    }
+
+    #[test]
+    fn whole_microvolts_are_those_of_rounding_ties_to_even() {
+        let noise = testing::white_noise(20_000).map(|v| 8000.0 * v);
+        let ties = (-70..70).map(|half| half as f32 / 2.0);
+        let ends = [SAMPLE_UV_MAX, -SAMPLE_UV_MAX, 32_766.5, -32_766.5, 0.0, -0.0];
+        for v in noise.chain(ties).chain(ends) {
+            let v = v.clamp(-SAMPLE_UV_MAX, SAMPLE_UV_MAX);
+            assert_eq!(i32::from(whole(v)), v.round_ties_even() as i32, "{v}");
+        }
     }
 
     #[test]

@@ -196,6 +196,26 @@ struct Fit {
     shift: Frame,
 }
 
+/// Leads whose sums are taken together.
+const PART: usize = 4;
+
+/// Sums over the beat of some leads' products: template and slope each with themselves and one another, beat with both.
+#[inline(always)]
+fn moments(from: usize, beat: &[Frame], template: &[Frame], slope: &[Frame]) -> [[f32; PART]; 5] {
+    let [mut tt, mut ts, mut ss, mut xt, mut xs] = [1e-3, 0.0, 1e-3, 0.0, 0.0].map(|least| [least; PART]);
+    for ((x, t), s) in beat.iter().zip(template).zip(slope) {
+        for l in 0..PART {
+            let (x, t, s) = (x[from + l], t[from + l], s[from + l]);
+            tt[l] += t * t;
+            ts[l] += t * s;
+            ss[l] += s * s;
+            xt[l] += x * t;
+            xs[l] += x * s;
+        }
+    }
+    [tt, ts, ss, xt, xs]
+}
+
 wide! {
     fn add(beat: &[Frame], sum: &mut [Frame]) {
         for (sum, frame) in sum.iter_mut().zip(beat) {
@@ -216,19 +236,11 @@ wide! {
     }
 
     fn fit(beat: &[Frame], template: &[Frame], slope: &[Frame]) -> Fit {
-        let (mut tt, mut ts, mut ss) = ([1e-3f32; LEADS], [0f32; LEADS], [1e-3f32; LEADS]);
-        let (mut xt, mut xs) = ([0f32; LEADS], [0f32; LEADS]);
-        for ((x, t), s) in beat.iter().zip(template).zip(slope) {
-            for l in 0..LEADS {
-                tt[l] += t[l] * t[l];
-                ts[l] += t[l] * s[l];
-                ss[l] += s[l] * s[l];
-                xt[l] += x[l] * t[l];
-                xs[l] += x[l] * s[l];
-            }
-        }
+        // by parts that fit registers: all leads at once keep their sums in memory
+        let parts: [[[f32; PART]; 5]; LEADS / PART] =
+            std::array::from_fn(|part| moments(part * PART, beat, template, slope));
         let solve = |l: usize| {
-            let [tt, ts, ss, xt, xs] = [tt[l], ts[l], ss[l], xt[l], xs[l]].map(f64::from);
+            let [tt, ts, ss, xt, xs] = parts[l / PART].map(|sums| f64::from(sums[l % PART]));
             let determinant = tt * ss - ts * ts;
             (((xt * ss - xs * ts) / determinant) as f32, ((xs * tt - xt * ts) / determinant) as f32)
         };
