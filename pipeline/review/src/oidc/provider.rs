@@ -187,3 +187,39 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use axum::serve::Listener as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::oidc::section::tests::section;
+    use crate::tls::{TlsListener, acceptor};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn fault_52_a_provider_with_an_expired_certificate_is_not_spoken_to_and_the_error_says_why() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tls");
+        let certificate = folder.join("expired.pem");
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let acceptor = acceptor(&certificate, &folder.join("key.pem")).unwrap();
+        let mut listener = TlsListener::new(tcp, address, acceptor);
+        tokio::spawn(async move {
+            loop {
+                drop(listener.accept().await);
+            }
+        });
+        let section = OidcSection {
+            issuer: format!("https://localhost:{}", address.port()),
+            ca_file: certificate,
+            ..section()
+        };
+        let provider = Provider::new(&section).unwrap();
+        let asked = tokio::task::spawn_blocking(move || provider.client(true));
+        let error = asked.await.unwrap().unwrap_err().to_string();
+        assert!(error.to_lowercase().contains("expired"), "{error}");
+    }
+}
