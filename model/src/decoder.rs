@@ -13,6 +13,7 @@ use crate::attention::{Attention, Step};
 use crate::cache::Cache;
 use crate::embedding::Embedding;
 use crate::error::Result;
+use crate::fused::{self, gate::SwishGate};
 use crate::fusion::{Fusion, Modules};
 use crate::layers::widen;
 use crate::mask::{Columns, Masks};
@@ -107,7 +108,12 @@ impl Decoder {
 
     /// An empty cache for this decoder.
     pub fn cache(&self) -> Cache {
-        Cache::new(self.layers.len())
+        self.cache_for(0)
+    }
+
+    /// As [`Self::cache`], with room for `tokens` after the prompt.
+    pub fn cache_for(&self, tokens: usize) -> Cache {
+        Cache::with_room(self.layers.len(), tokens)
     }
 
     /// The dtype of the weights.
@@ -246,34 +252,48 @@ impl Decoder {
         if let Some(tokens) = prefix.and_then(EcgPrefix::input)
             && cache.is_empty()
         {
-            let x = self.embedding.place(tokens.clone(), 0, cache.pads())?;
+            let x = mode.dropout(&self.embedding.place(tokens.clone(), 0, cache.pads())?)?;
             self.pass(x, prefix, cache, mode)?; // its outputs predict nothing; its keys and values are now cached
         }
-        let x = self.embedding.embed(ids, mode)?;
-        let x = self.embedding.place(x, cache.len(), cache.pads())?;
+        let x = self.embed(ids, cache, mode)?;
         self.finish(self.pass(x, prefix, cache, mode)?, mode)
+    }
+
+    /// What goes into the first layer, for tokens that follow what `cache` holds: (B, T) -> (B, T, C).
+    pub(crate) fn embed(&self, ids: &Tensor, cache: &Cache, mode: &Mode) -> candle_core::Result<Tensor> {
+        let x = self.embedding.embed(ids, mode)?;
+        mode.dropout(&self.embedding.place(x, cache.len(), cache.pads())?)
+    }
+
+    /// What comes out of the last layer (B, T, C) -> logits (B, T, V).
+    pub(crate) fn logits(&self, x: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
+        self.head.forward(&self.finish(x.clone(), mode)?, mode)
     }
 
     /// Runs the layers over x (B, T, C), which follows what `cache` holds.
     fn pass(
         &self,
-        x: Tensor,
+        mut x: Tensor,
         prefix: Option<&EcgPrefix>,
         cache: &mut Cache,
         mode: &Mode,
     ) -> candle_core::Result<Tensor> {
         let (_, t, _) = x.dims3()?;
         let step = self.step(t, prefix, cache, mode)?;
-        let mut x = mode.dropout(&x)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let keys_values = prefix.and_then(|prefix| prefix.cross(i));
-            if let (Some(block), Some(keys_values)) = (self.fusion.block(i), keys_values) {
-                x = block.forward(&x, keys_values)?;
-            }
-            x = layer.forward(&x, &step, cache)?;
+        for i in 0..self.layers.len() {
+            x = self.layer(i, &x, &step, cache)?;
         }
         cache.advance(t);
         Ok(x)
+    }
+
+    /// Layer `i`, after the cross-attention block before it, where there is one: (B, T, C) -> (B, T, C).
+    pub(crate) fn layer(&self, i: usize, x: &Tensor, step: &Step, cache: &mut Cache) -> candle_core::Result<Tensor> {
+        let keys_values = step.prefix.and_then(|prefix| prefix.cross(i));
+        match (self.fusion.block(i), keys_values) {
+            (Some(block), Some(keys_values)) => self.layers[i].forward(&block.forward(x, keys_values)?, step, cache),
+            _ => self.layers[i].forward(x, step, cache),
+        }
     }
 
     /// Last norm and projection, where the family has them.
@@ -285,7 +305,7 @@ impl Decoder {
     }
 
     /// What the layers need to know of `t` tokens after what `cache` holds.
-    fn step<'a>(
+    pub(crate) fn step<'a>(
         &self,
         t: usize,
         prefix: Option<&'a EcgPrefix>,
@@ -364,6 +384,9 @@ impl Mlp {
         let up = self.up.forward(x, mode)?;
         let y = match &self.gate {
             None => self.activation.apply(&up)?,
+            Some(gate) if self.activation == Activation::Silu && fused::takes(x) => {
+                gate.forward(x, mode)?.apply_op2(&up, SwishGate)?
+            }
             Some(gate) => (self.activation.apply(&gate.forward(x, mode)?)? * up)?,
         };
         self.down.forward(&y, mode)

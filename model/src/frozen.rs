@@ -2,46 +2,48 @@
 //!
 //! Place: under every linear layer. candle's matmul backward computes the gradient of both sides and keeps that of every
 //! weight, learning or not; here a frozen weight stays out of the graph: no gradient, no product, no memory for it. candle's
-//! CPU product of one row with a matrix runs on one core (0.11.1); here the matrix is cut into bands of outputs.
-//! Invariant: values and gradients are those of `x W^T`, with the same bits on any number of cores.
+//! CPU product of one row with a matrix runs on one core (0.11.1); what serves in f32 goes through `product` instead.
+//! Invariant: values and gradients are those of `x W^T`; served rows have the same bits in any batch and on any number of cores.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor};
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor};
+
+use crate::product::{Rows, product};
 
 /// `x W^T`: x (N, I), weight (O, I) -> (N, O).
 pub fn matmul_t(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if x.track_op() && !weight.track_op() {
         return x.apply_op1(Frozen { weight: weight.t()? });
     }
-    let (rows, _) = x.dims2()?;
-    let serves = x.device().is_cpu() && !weight.track_op();
-    if serves && rows <= BANDED_ROWS_MAX && weight.elem_count() >= BANDED_WEIGHTS_MIN {
-        banded(x, weight)
+    let learns = x.track_op() || weight.track_op();
+    if !learns && x.device().is_cpu() && [x, weight].iter().all(|t| t.dtype() == DType::F32 && t.is_contiguous()) {
+        x.apply_op2_no_bwd(weight, &Served)
     } else {
         x.matmul(&weight.t()?)
     }
 }
 
-/// More rows than this and candle's product uses every core by itself.
-const BANDED_ROWS_MAX: usize = 1;
-/// Fewer weights than this and the product is over before another core has woken (2^20 in f32 take about 0.1 ms).
-const BANDED_WEIGHTS_MIN: usize = 1 << 20;
+/// `x W^T` by [`product`], where neither side learns.
+struct Served;
 
-/// Outputs of a band. Fixed, so that the number of cores cannot change a bit.
-const BAND: usize = 192;
+impl CustomOp2 for Served {
+    fn name(&self) -> &'static str {
+        "served-matmul"
+    }
 
-/// `x W^T` in bands of outputs, side by side on the cores.
-fn banded(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (outputs, _) = weight.dims2()?;
-    let products: Vec<Tensor> = (0..outputs.div_ceil(BAND))
-        .into_par_iter()
-        .map(|band| {
-            let from = band * BAND;
-            x.matmul(&weight.narrow(0, from, BAND.min(outputs - from))?.t()?)
-        })
-        .collect::<Result<_>>()?;
-    Tensor::cat(&products, 1)
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((n, inputs), (outputs, _)) = (x_layout.shape().dims2()?, weight_layout.shape().dims2()?);
+        let x = Rows::dense(&x.as_slice::<f32>()?[x_layout.start_offset()..][..n * inputs], inputs);
+        let weight = &weight.as_slice::<f32>()?[weight_layout.start_offset()..][..outputs * inputs];
+        let y = product(x, Rows::dense(weight, inputs), inputs);
+        Ok((CpuStorage::F32(y), Shape::from((n, outputs))))
+    }
 }
 
 /// Right-multiplies by `weight` (I, O), which has no gradient.
@@ -122,30 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn bands_of_outputs_together_are_the_whole_product() -> Result<()> {
-        let x = random((1, 1030))?;
-        for w in [random((1021, 1030))?, random((1030, 1021))?.t()?] {
-            assert!(w.elem_count() >= BANDED_WEIGHTS_MIN);
-            let error = (matmul_t(&x, &w)? - x.matmul(&w.t()?)?)?.abs()?.max_all()?;
-            assert!(error.to_scalar::<f32>()? < 1e-3, "{error}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit() -> Result<()> {
-        let (x, w) = (random((1, 1030))?, random((1021, 1030))?);
-        assert!(w.elem_count() >= BANDED_WEIGHTS_MIN);
-        let on = |threads| -> Result<Vec<Vec<f32>>> {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .expect("a pool");
-            pool.install(|| matmul_t(&x, &w))?.to_vec2()
-        };
-        let one = on(1)?;
-        for threads in [2, 3, 7] {
-            assert_eq!(on(threads)?, one, "{threads} threads");
+    fn a_served_row_has_the_same_bits_in_any_batch() -> Result<()> {
+        let (x, w) = (random((9, 70))?, random((33, 70))?);
+        let together = matmul_t(&x, &w)?;
+        let error = (&together - x.matmul(&w.t()?)?)?.abs()?.max_all()?;
+        assert!(error.to_scalar::<f32>()? < 1e-4, "{error}");
+        for row in 0..9 {
+            let alone = matmul_t(&x.narrow(0, row, 1)?, &w)?.to_vec2::<f32>()?;
+            assert_eq!(alone[0], together.to_vec2::<f32>()?[row]);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decoder::Decoder;
 use crate::error::Result;
+use crate::fused::{self, cross_entropy::LogSoftmax};
 use crate::layers::widen;
 use crate::prefix::EcgPrefix;
 
@@ -80,7 +81,7 @@ pub fn generate_ragged(
     prefix: Option<&EcgPrefix>,
     stop: Option<u32>,
     options: &DecodeOptions,
-    step_done: &dyn Fn(),
+    step_done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Generated>> {
     let t = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let padded = prompts.iter().flat_map(|ids| {
@@ -99,11 +100,24 @@ fn continue_rows(
     prefix: Option<&EcgPrefix>,
     stop: Option<u32>,
     options: &DecodeOptions,
-    step_done: &dyn Fn(),
+    step_done: &(dyn Fn() + Sync),
+) -> Result<Vec<Generated>> {
+    // on a thread of the pool, or every product would have to wake it
+    rayon::scope(|_| continue_here(decoder, prompt, lengths, prefix, stop, options, step_done))
+}
+
+fn continue_here(
+    decoder: &Decoder,
+    prompt: &Tensor,
+    lengths: &[usize],
+    prefix: Option<&EcgPrefix>,
+    stop: Option<u32>,
+    options: &DecodeOptions,
+    step_done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Generated>> {
     let b = lengths.len();
     let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options)).collect();
-    let mut cache = decoder.cache();
+    let mut cache = decoder.cache_for(options.tokens_max);
     let mut ids = prompt.clone();
     for step in 0..options.tokens_max {
         let logits = if step == 0 {
@@ -111,7 +125,7 @@ fn continue_rows(
         } else {
             decoder.forward_last(&ids, prefix, &mut cache)?
         };
-        let logprobs = candle_nn::ops::log_softmax(&widen(&logits)?, 1)?
+        let logprobs = log_softmax(&widen(&logits)?)?
             .to_dtype(DType::F32)?
             .to_device(&candle_core::Device::Cpu)?;
         let next = rows
@@ -126,6 +140,15 @@ fn continue_rows(
         ids = Tensor::from_vec(next, (b, 1), prompt.device())?;
     }
     Ok(rows.into_iter().map(Row::end).collect())
+}
+
+/// (B, V) -> natural log probabilities (B, V).
+fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    if fused::takes(logits) {
+        Ok(logits.contiguous()?.apply_op1_no_bwd(&LogSoftmax)?)
+    } else {
+        Ok(candle_nn::ops::log_softmax(logits, 1)?)
+    }
 }
 
 struct Row {

@@ -34,6 +34,21 @@ impl Training {
 }
 
 impl Mode<'_> {
+    /// Where the randomness of training is now.
+    pub(crate) fn randomness(&self) -> Option<ChaCha8Rng> {
+        match self {
+            Mode::Eval => None,
+            Mode::Train(training) => Some(training.rng.borrow().clone()),
+        }
+    }
+
+    /// Goes back to where the randomness was, to draw the same masks again.
+    pub(crate) fn replay(&self, randomness: Option<ChaCha8Rng>) {
+        if let (Mode::Train(training), Some(randomness)) = (self, randomness) {
+            training.rng.replace(randomness);
+        }
+    }
+
     /// Inverted dropout with the mode's own probability.
     pub fn dropout(&self, x: &Tensor) -> Result<Tensor> {
         match self {

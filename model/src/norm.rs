@@ -5,15 +5,16 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::architecture::Norm;
+use crate::architecture::Norm as Kind;
 use crate::error::Result as ModelResult;
+use crate::fused::{self, norm::Norm};
 use crate::layers::widen;
 use crate::weights::Weights;
 
 /// A norm over the last axis.
 #[derive(Clone)]
 pub struct NormLayer {
-    kind: Norm,
+    kind: Kind,
     weight: Option<Tensor>,
     bias: Option<Tensor>,
 }
@@ -23,10 +24,10 @@ impl NormLayer {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load(w: &Weights, c: usize, kind: Norm) -> ModelResult<Self> {
+    pub fn load(w: &Weights, c: usize, kind: Kind) -> ModelResult<Self> {
         let (has_weight, has_bias) = match kind {
-            Norm::Layer { affine, .. } => (affine, affine),
-            Norm::Rms { .. } => (true, false),
+            Kind::Layer { affine, .. } => (affine, affine),
+            Kind::Rms { .. } => (true, false),
         };
         Ok(Self {
             kind,
@@ -37,10 +38,13 @@ impl NormLayer {
 
     /// (.., C) -> (.., C).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if fused::takes_frozen(x, self.weight.iter().chain(&self.bias)) {
+            return self.fused().apply(x);
+        }
         let wide = widen(x)?;
         let normed = match self.kind {
-            Norm::Rms { eps } => scale(&wide, eps)?,
-            Norm::Layer { eps, .. } => scale(&wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?, eps)?,
+            Kind::Rms { eps } => scale(&wide, eps)?,
+            Kind::Layer { eps, .. } => scale(&wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?, eps)?,
         };
         let mut y = normed.to_dtype(x.dtype())?;
         if let Some(weight) = &self.weight {
@@ -50,6 +54,21 @@ impl NormLayer {
             y = y.broadcast_add(bias)?;
         }
         Ok(y)
+    }
+}
+
+impl NormLayer {
+    fn fused(&self) -> Norm {
+        let (centred, eps) = match self.kind {
+            Kind::Rms { eps } => (false, eps),
+            Kind::Layer { eps, .. } => (true, eps),
+        };
+        Norm {
+            centred,
+            eps,
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 //! Place: after `projector`, before `decoder`. Invariant: a key/value prefix is never rotated and never masked (MEIT section
 //! 3.4, eqs 3-5); cross-attention keys carry no text position; input tokens are the text's first positions.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
 
-/// Keys and values of one layer, each (B, K, P, D).
+/// Keys and values of one layer: of self-attention each (B, P, K, D), of cross-attention (B, H, P, D).
 pub type KeysValues = (Tensor, Tensor);
 
 /// The ECG of one batch, in the form that the decoder's fusion asks for.
@@ -43,6 +43,33 @@ impl EcgPrefix {
         }
     }
 
+    /// A copy that is cut from what it was computed of: variables in place of what has a gradient. Returns it and each tensor with
+    /// the variable in its place.
+    pub(crate) fn cut(&self) -> Result<(Self, Vec<(Tensor, Var)>)> {
+        let mut leaves = Vec::new();
+        let mut leaf = |tensor: &Tensor| -> Result<Tensor> {
+            if !tensor.track_op() {
+                return Ok(tensor.clone());
+            }
+            let var = Var::from_tensor(&tensor.detach())?;
+            leaves.push((tensor.clone(), var.clone()));
+            Ok(var.into_inner())
+        };
+        let mut pairs = |layers: &[Option<KeysValues>]| -> Result<Vec<Option<KeysValues>>> {
+            let pairs = layers.iter().map(|layer| match layer {
+                Some((k, v)) => Ok(Some((leaf(k)?, leaf(v)?))),
+                None => Ok(None),
+            });
+            pairs.collect()
+        };
+        let form = match &self.form {
+            Form::SelfAttention(layers) => Form::SelfAttention(pairs(layers)?),
+            Form::CrossAttention(layers) => Form::CrossAttention(pairs(layers)?),
+            Form::Input(tokens) => Form::Input(leaf(tokens)?),
+        };
+        Ok((Self { form }, leaves))
+    }
+
     /// Tokens (B, P, C) that come before the text.
     pub fn input(&self) -> Option<&Tensor> {
         match &self.form {
@@ -54,7 +81,7 @@ impl EcgPrefix {
     /// Columns of self-attention that are the prefix's.
     pub fn columns(&self) -> Result<usize> {
         match &self.form {
-            Form::SelfAttention(layers) => layers.iter().flatten().next().map_or(Ok(0), |(k, _)| k.dim(2)),
+            Form::SelfAttention(layers) => layers.iter().flatten().next().map_or(Ok(0), |(k, _)| k.dim(1)),
             Form::CrossAttention(_) | Form::Input(_) => Ok(0),
         }
     }

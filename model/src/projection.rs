@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor};
 
 use crate::architecture::{Architecture, Orientation};
 use crate::error::Result as ModelResult;
+use crate::fused::{self, adapted::Adapted};
 use crate::layers::Linear;
 use crate::mode::Mode;
 use crate::norm::NormLayer;
@@ -67,6 +68,11 @@ impl Projection {
 
     /// (B, .., I) -> (B, .., O).
     pub fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        if let [share] = self.shares.as_slice()
+            && let Some(y) = share.fused(&self.linear, x, mode)?
+        {
+            return Ok(y);
+        }
         let y = self.linear.forward(x)?;
         self.shares.iter().try_fold(y, |y, share| {
             share.add(y, x, |x| {
@@ -96,6 +102,29 @@ impl Projection {
 }
 
 impl Share {
+    /// The layer and this share as one operation, where both train so; otherwise none.
+    fn fused(&self, linear: &Linear, x: &Tensor, mode: &Mode) -> Result<Option<Tensor>> {
+        let (Some(weight), Some(a), Some(b)) = (linear.weight(), self.a.weight(), self.b.weight()) else {
+            return Ok(None);
+        };
+        let trains = a.track_op() && b.track_op();
+        let plain = self.rows.is_none() && linear.bias().is_none() && !mode.drops(self.dropout);
+        let alike = [weight, a, b]
+            .iter()
+            .all(|t| t.dtype() == x.dtype() && t.is_contiguous());
+        if !(trains && plain && alike && fused::takes_frozen(x, [weight])) {
+            return Ok(None);
+        }
+        let (outputs, inputs) = weight.dims2()?;
+        let mut shape = x.dims().to_vec();
+        *shape.last_mut().expect("a linear layer's input has at least one axis") = outputs;
+        let (weight, scale) = (weight.clone(), self.scale);
+        let rows = x.contiguous()?.reshape(((), inputs))?;
+        rows.apply_op3(a, b, Adapted { weight, scale })?
+            .reshape(shape)
+            .map(Some)
+    }
+
     /// `y + scale f(x)` in this share's rows, computed in the adapter's type and added in y's.
     fn add(&self, y: Tensor, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let x = x.to_dtype(self.a.weight().map_or(x.dtype(), Tensor::dtype))?;
@@ -186,7 +215,14 @@ impl<'a> Site<'a> {
         let w = self.weights.pp(name);
         let weight = match self.architecture.names.orientation {
             Orientation::OutIn => w.get(&[outputs, inputs], "weight")?,
-            Orientation::InOut => w.get(&[inputs, outputs], "weight")?.t()?,
+            Orientation::InOut => {
+                let weight = w.get(&[inputs, outputs], "weight")?.t()?;
+                if weight.track_op() {
+                    weight
+                } else {
+                    weight.contiguous()?
+                }
+            }
         };
         let bias = bias.then(|| w.get(&[outputs], "bias")).transpose()?;
         Ok(Projection::new(self.join(name), Linear::new(weight, bias)))

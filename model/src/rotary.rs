@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::Pads;
 use crate::error::{Error, Result};
+use crate::fused::rotary::Turn;
 
 /// `rope_scaling` (older) or `rope_parameters` (newer) of config.json.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -153,6 +154,16 @@ impl Rotation {
         // contiguous, or candle's cat returns a strided result that its matmul refuses
         let rest = x.narrow(D::Minus1, dims, d - dims)?.contiguous()?;
         Tensor::cat(&[turned, rest], D::Minus1)
+    }
+
+    /// As [`Self::apply`] with the tokens first, on the CPU in one pass: (B, T, n, D) -> (B, T, n, D).
+    pub(crate) fn apply_fused(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.contiguous()?.apply_op1(Turn {
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+            pairs: self.pairs,
+            back: false,
+        })
     }
 
     fn turn(&self, x: &Tensor) -> candle_core::Result<Tensor> {

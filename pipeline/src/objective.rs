@@ -3,16 +3,14 @@
 //! Place: after a forward, before backward. Invariant: the loss is normalised by its target tokens, so reports of every
 //! length weigh by their tokens; every operation here has an exact gradient.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
+use model::loss::cross_entropy;
 
 use crate::batch::TokenBatch;
 
 /// Mean negative log likelihood of the masked targets: logits (B, T, V) -> scalar.
 pub fn language_loss(logits: &Tensor, batch: &TokenBatch) -> Result<Tensor> {
-    let logprobs = candle_nn::ops::log_softmax(logits, D::Minus1)?;
-    let picked = logprobs.gather(&batch.targets.unsqueeze(2)?, 2)?.squeeze(2)?; // (B, T)
-    let mask = batch.mask.to_dtype(picked.dtype())?;
-    (picked * &mask)?.sum_all()?.neg()? / mask.sum_all()?
+    cross_entropy(logits, &batch.targets, &batch.mask)
 }
 
 /// Binary cross-entropy of independent labels, mean over batch and labels: logits, labels (B, N) -> scalar.

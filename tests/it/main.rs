@@ -9,6 +9,7 @@ mod adapters;
 mod api;
 mod assemble;
 mod broker;
+mod checkpoint;
 mod dashboards;
 mod deploy;
 mod differences;

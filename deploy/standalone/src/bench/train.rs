@@ -6,9 +6,11 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 use model::decoder::Decoder;
 use model::lora::{Adapter, AdapterConfig, Targets};
+use model::loss::cross_entropy;
 use model::mode::Mode;
 use pipeline::benchmark::cost::memory_kib_max;
 use pipeline::optimizer::AdamW;
@@ -36,6 +38,9 @@ pub struct Arguments {
     tokens: usize,
     #[arg(long, default_value_t = 5)]
     steps: usize,
+    /// Keeps the input of each layer alone and computes the rest again for the gradient: less memory, more time.
+    #[arg(long)]
+    checkpoint: bool,
     /// cpu, or cuda in a build that has it.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -59,6 +64,7 @@ struct Figures {
     batch: usize,
     tokens: usize,
     steps: usize,
+    checkpoint: bool,
     device: String,
 }
 
@@ -86,8 +92,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for _ in 0..arguments.steps {
         let started = Instant::now();
-        let loss = loss(&decoder, &ids)?;
-        let grads = loss.backward()?;
+        let (loss, grads) = backward(&decoder, &ids, arguments.checkpoint)?;
         for (name, var) in &vars {
             let grad = grads.get(var).with_context(|| format!("no gradient for {name}"))?;
             optimizer.update(name, var, grad, LEARNING_RATE, 0.0)?;
@@ -114,20 +119,26 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         batch: arguments.batch,
         tokens: arguments.tokens,
         steps: arguments.steps,
+        checkpoint: arguments.checkpoint,
         device: arguments.device.clone(),
     };
     println!("{}", serde_json::to_string_pretty(&figures)?);
     Ok(())
 }
 
-/// Mean negative log likelihood of every token after the first.
-fn loss(decoder: &Decoder, ids: &Tensor) -> anyhow::Result<Tensor> {
+/// Mean negative log likelihood of every token after the first, and its gradients.
+fn backward(decoder: &Decoder, ids: &Tensor, by_layer: bool) -> anyhow::Result<(Tensor, GradStore)> {
     let (_, t) = ids.dims2()?;
     let inputs = ids.narrow(1, 0, t - 1)?.contiguous()?;
-    let targets = ids.narrow(1, 1, t - 1)?.contiguous()?.unsqueeze(2)?;
-    let logits = decoder.forward(&inputs, None, &mut decoder.cache(), &Mode::Eval)?;
-    let picked = logits.gather(&targets, 2)?.squeeze(2)?;
-    Ok((logits.log_sum_exp(2)? - picked)?.mean_all()?)
+    let targets = ids.narrow(1, 1, t - 1)?;
+    let weights = targets.ones_like()?;
+    let loss = |logits: &Tensor| cross_entropy(logits, &targets, &weights);
+    if by_layer {
+        return Ok(decoder.backward_by_layer(&inputs, None, &Mode::Eval, loss)?);
+    }
+    let loss = loss(&decoder.forward(&inputs, None, &mut decoder.cache(), &Mode::Eval)?)?;
+    let grads = loss.backward()?;
+    Ok((loss, grads))
 }
 
 fn median(times: &mut [f64]) -> f64 {
