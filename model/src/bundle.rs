@@ -23,6 +23,7 @@ use crate::fusion::Fusion;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::meit::{Drafting, Meit};
 use crate::prompt::PromptTokenizer;
+use crate::served::ServedWeights;
 use crate::weights::{self, Weights};
 
 pub const MANIFEST: &str = "bundle.json";
@@ -137,6 +138,15 @@ impl Bundle {
         bundle.drafting.model.decoder = self.drafting.model.decoder.with_adapter(&adapter);
         bundle.drafting.adapter = Some(Arc::new(adapter));
         bundle
+    }
+
+    /// This bundle with its decoder's weights in another type, for serving.
+    ///
+    /// # Errors
+    /// As [`crate::decoder::Decoder::served_as`].
+    pub fn served_as(mut self, weights: ServedWeights) -> Result<Self> {
+        self.drafting.model.decoder = self.drafting.model.decoder.served_as(weights)?;
+        Ok(self)
     }
 
     /// This bundle without an adapter.

@@ -46,6 +46,7 @@ pub mod projector;
 pub mod prompt;
 pub mod registry;
 pub mod rotary;
+pub mod served;
 pub mod threads;
 pub mod validate;
 pub mod weights;

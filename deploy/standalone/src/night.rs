@@ -15,6 +15,7 @@ use ecg::report::{DraftReport, SignAction, SignedReport};
 use ecg::segment::Decision;
 use ecg::topic;
 use model::bundle::Bundle;
+use model::served::ServedWeights;
 use node::canary::Canary;
 use node::drafter::BundleDrafter;
 use node::slot::Slot;
@@ -80,7 +81,12 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let slot = Slot::new(Arc::new(BundleDrafter::new(Arc::clone(&bundle), options.clone())));
     let canary = Canary::default();
     let parts = (slot.clone(), canary.clone(), counters.node.clone());
-    let watcher = Watcher::new(settings.node.node.watch.clone(), &bundle, options, parts);
+    let watcher = Watcher::new(
+        settings.node.node.watch.clone(),
+        &bundle,
+        (ServedWeights::F32, options),
+        parts,
+    );
     let watcher = tokio::spawn(watcher.run(stop.clone()));
     let node = tokio::spawn(node::run_with(
         settings.node,

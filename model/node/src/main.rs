@@ -79,8 +79,10 @@ async fn start() -> anyhow::Result<()> {
     let section = &settings.node;
     let device = device(&section.device)?;
     let bundle = Bundle::load(&section.bundle, &device)
+        .and_then(|bundle| bundle.served_as(section.weights))
         .with_context(|| format!("load bundle {} onto {}", section.bundle.display(), section.device))?;
-    tracing::info!(bundle = bundle.id(), device = section.device, "bundle loaded");
+    let weights = section.weights.name();
+    tracing::info!(bundle = bundle.id(), device = section.device, weights, "bundle loaded");
     let bundle = Arc::new(bundle);
     let drafter = Arc::new(BundleDrafter::new(Arc::clone(&bundle), section.decode.clone()));
     let (registry, shutdown) = (Registry::new(), Shutdown::from_signals());
@@ -95,7 +97,8 @@ async fn start() -> anyhow::Result<()> {
     let (slot, canary) = (Slot::new(drafter), Canary::default());
     if !section.watch.registry.as_os_str().is_empty() {
         let parts = (slot.clone(), canary.clone(), metrics.clone());
-        let mut watcher = Watcher::new(section.watch.clone(), &bundle, section.decode.clone(), parts);
+        let serving = (section.weights, section.decode.clone());
+        let mut watcher = Watcher::new(section.watch.clone(), &bundle, serving, parts);
         // the first draft is already the champion's
         watcher.look();
         tokio::spawn(watcher.run(shutdown.clone()));

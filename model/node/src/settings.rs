@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use model::generate::DecodeOptions;
+use model::served::ServedWeights;
 use serde::Deserialize;
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
@@ -32,6 +33,8 @@ pub struct NodeSection {
     pub bundle: PathBuf,
     /// Where the bundle runs: "cpu" or "cuda:N".
     pub device: String,
+    /// Type of the weights of the decoder's linear layers.
+    pub weights: ServedWeights,
     /// Consumer group of the nodes, after the prefix of the kafka settings.
     pub group: String,
     /// Records between each poll thread and the batches; when full, polling of the partitions pauses.
@@ -129,5 +132,24 @@ mod tests {
             "node.decode.temperature = NaN",
         );
         check_refused(|node| node.group = " ".to_owned(), "node.group");
+    }
+
+    #[test]
+    fn weights_are_one_of_three_types() {
+        let section = |weights: &str| {
+            let mut node = serde_json::to_value(toml::from_str::<toml::Value>(service::settings::DEFAULTS).unwrap())
+                .unwrap()["node"]
+                .take();
+            node["weights"] = weights.into();
+            serde_json::from_value::<NodeSection>(node)
+        };
+        for weights in [ServedWeights::F32, ServedWeights::Q8, ServedWeights::Q4] {
+            assert_eq!(section(weights.name()).unwrap().weights, weights);
+        }
+        let refused = section("int8").unwrap_err().to_string();
+        assert!(
+            refused.contains("unknown variant `int8`, expected one of `f32`, `q8_0`, `q4_k`"),
+            "{refused}"
+        );
     }
 }

@@ -17,6 +17,7 @@ use candle_core::Device;
 use model::bundle::{Bundle, Lineage};
 use model::generate::DecodeOptions;
 use model::registry::{Champion, champion, generation, generation_dir};
+use model::served::ServedWeights;
 use model::validate::validate;
 use serde::{Deserialize, Serialize};
 use service::shutdown::Shutdown;
@@ -43,6 +44,7 @@ pub struct WatchSettings {
 pub struct Watcher {
     settings: WatchSettings,
     device: Device,
+    weights: ServedWeights,
     options: DecodeOptions,
     base: Arc<BundleDrafter>,
     base_lineage: Lineage,
@@ -58,11 +60,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Over a base bundle that the slot serves already.
+    /// Over a base bundle that the slot serves already. Generations are served in these weights and decoded with these options, as
+    /// the base is.
     pub fn new(
         settings: WatchSettings,
         base: &Arc<Bundle>,
-        options: DecodeOptions,
+        (weights, options): (ServedWeights, DecodeOptions),
         parts: (Slot, Canary, Metrics),
     ) -> Self {
         let (slot, canary, metrics) = parts;
@@ -71,6 +74,7 @@ impl Watcher {
             device: base.drafting().device.clone(),
             base: Arc::new(BundleDrafter::new(Arc::clone(base), options.clone())),
             base_lineage: base.lineage(),
+            weights,
             options,
             slot,
             canary,
@@ -154,6 +158,7 @@ impl Watcher {
         let dir = generation_dir(&self.settings.registry, id);
         self.check_base(&dir, id)?;
         let bundle = Bundle::load(&dir, &self.device).context("load")?;
+        let bundle = bundle.served_as(self.weights)?;
         ensure!(
             bundle.id() == id,
             "its bundle is {}, the registry names {id}",

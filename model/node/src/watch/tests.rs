@@ -35,6 +35,10 @@ impl Bench {
     }
 
     fn watcher(&self) -> (Watcher, Slot, Canary, Metrics) {
+        self.watcher_in(ServedWeights::F32)
+    }
+
+    fn watcher_in(&self, weights: ServedWeights) -> (Watcher, Slot, Canary, Metrics) {
         let options = DecodeOptions::default();
         let slot = Slot::new(Arc::new(BundleDrafter::new(Arc::clone(&self.base), options.clone())));
         let settings = WatchSettings {
@@ -44,7 +48,7 @@ impl Bench {
         let (canary, metrics) = (Canary::default(), Metrics::new(&Registry::new()).unwrap());
         let parts = (slot.clone(), canary.clone(), metrics.clone());
         (
-            Watcher::new(settings, &self.base, options, parts),
+            Watcher::new(settings, &self.base, (weights, options), parts),
             slot,
             canary,
             metrics,
@@ -120,6 +124,22 @@ fn a_champion_is_put_in_use_and_a_rollback_to_the_base_too() {
     watcher.look();
     assert_eq!(serving(&slot), bench.base.id());
     assert_eq!(metrics.summary().generations["loaded"], 2);
+}
+
+#[test]
+fn a_generation_is_served_in_the_weights_of_the_node_or_refused() {
+    let mut bench = Bench::new();
+    let id = bench.generation("quantised", |_, _| {});
+    bench.promote(Some(&id));
+    for (weights, fits) in [(ServedWeights::Q8, true), (ServedWeights::Q4, false)] {
+        let (mut watcher, slot, _, _) = bench.watcher_in(weights);
+        watcher.look();
+        assert_eq!(
+            serving(&slot) == id,
+            fits,
+            "{weights:?}: the shipped decoder has layers of 192 inputs"
+        );
+    }
 }
 
 #[track_caller]
