@@ -16,7 +16,7 @@ impl Decoder {
     /// prefix included. The graph of one layer is in memory at a time.
     ///
     /// # Errors
-    /// A prefix of input tokens, which share layers with the text; a tensor operation that fails.
+    /// A fusion other than a prefix of keys and values; a tensor operation that fails.
     pub fn backward_by_layer(
         &self,
         ids: &Tensor,
@@ -24,8 +24,12 @@ impl Decoder {
         mode: &Mode,
         loss: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<(Tensor, GradStore)> {
-        if prefix.is_some_and(|prefix| prefix.input().is_some()) {
-            candle_core::bail!("fusion input: checkpointing by layer takes a prefix or cross-attention");
+        let layers = self.architecture().layers.len();
+        let is_other = |prefix: &EcgPrefix| prefix.input().is_some() || (0..layers).any(|i| prefix.cross(i).is_some());
+        if prefix.is_some_and(is_other) {
+            candle_core::bail!(
+                "fusion input or cross-attention: checkpointing by layer takes a prefix of keys and values"
+            );
         }
         let (_, t) = ids.dims2()?;
         let (cut, leaves) = prefix.map(EcgPrefix::cut).transpose()?.unzip();
@@ -33,7 +37,7 @@ impl Decoder {
         let step = self.step(t, cut.as_ref(), &self.cache(), mode)?;
         let mut x = embedded.detach();
         let mut kept = Vec::new();
-        for i in 0..self.architecture().layers.len() {
+        for i in 0..layers {
             let seed = mode.randomness();
             let y = self.layer(i, &x, &step, &mut self.cache())?.detach();
             kept.push((std::mem::replace(&mut x, y), seed));
