@@ -1,13 +1,12 @@
 //! The registry's formats: which generation is champion, and what a generation is made of.
 //!
-//! Place: written by the pipeline, watched by nodes. Layout: champion/NNNNNNNN.json, one entry a promotion or rollback, the
-//! highest holds; generations/ID/, each a bundle with generation.json beside bundle.json.
+//! Place: written by the pipeline, watched by nodes, kept by `store`. Layout: champion/NNNNNNNN.json, one entry a promotion or
+//! rollback, the highest holds; generations/ID/, each a bundle with generation.json beside bundle.json.
 //! Invariant: entries are created once and never change, so a reader sees an entry whole; a generation is in place before an
 //! entry names it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -70,30 +69,10 @@ pub struct Base {
     pub tokenizer_sha256: String,
 }
 
-/// The highest entry; none in a registry without one.
-///
-/// # Errors
-/// An entry that cannot be read.
-pub fn champion(registry: &Path) -> Result<Option<Champion>> {
-    match numbered(&registry.join(CHAMPION)).pop() {
-        Some((_, path)) => parse(&path).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// Every entry, oldest first.
-///
-/// # Errors
-/// An entry that cannot be read.
-pub fn history(registry: &Path) -> Result<Vec<Champion>> {
-    let entries = numbered(&registry.join(CHAMPION));
-    entries.iter().map(|(_, path)| parse(path)).collect()
-}
-
-/// Directory of a generation; ids are hexadecimal, so that none leads out of the registry.
-pub fn generation_dir(registry: &Path, id: &str) -> PathBuf {
+/// Key of a generation's folder; ids are hexadecimal, so that none leads out of the registry.
+pub fn generation_key(id: &str) -> String {
     let plain: String = id.chars().filter(char::is_ascii_hexdigit).collect();
-    registry.join(GENERATIONS).join(plain)
+    format!("{GENERATIONS}/{plain}")
 }
 
 /// generation.json of a directory.
@@ -101,31 +80,24 @@ pub fn generation_dir(registry: &Path, id: &str) -> PathBuf {
 /// # Errors
 /// A file that is missing or of another format.
 pub fn generation(dir: &Path) -> Result<Generation> {
-    let generation: Generation = parse(&dir.join(GENERATION))?;
-    if generation.format == GENERATION_FORMAT {
-        return Ok(generation);
-    }
-    Err(Error::Config {
-        key: "format",
-        value: generation.format,
-        bound: format!("must be {GENERATION_FORMAT}"),
-    })
+    let path = dir.join(GENERATION);
+    let generation: Generation = files::parse(&path, &files::read(&path)?)?;
+    generation.checked()
 }
 
-/// Files NNNNNNNN.json of a folder by number, rising; none where the folder is missing.
-pub fn numbered(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let stem = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
-        if let Some(number) = stem.and_then(|stem| stem.parse().ok()) {
-            found.push((number, path));
+impl Generation {
+    /// Itself, when this program knows its format.
+    ///
+    /// # Errors
+    /// Another format.
+    pub fn checked(self) -> Result<Self> {
+        if self.format == GENERATION_FORMAT {
+            return Ok(self);
         }
+        Err(Error::Config {
+            key: "format",
+            value: self.format,
+            bound: format!("must be {GENERATION_FORMAT}"),
+        })
     }
-    found.sort();
-    found
-}
-
-fn parse<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    files::parse(path, &files::read(path)?)
 }

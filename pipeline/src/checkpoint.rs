@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use store::disk;
 
-use crate::disk;
 use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::settings::TrainSettings;

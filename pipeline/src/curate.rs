@@ -14,8 +14,8 @@ use ecg::segment::{Decision, Segment};
 use ecg::{LEADS, SEGMENT_SAMPLES};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use store::disk;
 
-use crate::disk;
 use crate::erasure::Erasures;
 use crate::manifest::{
     Dataset, ECG_BYTES, MANIFEST, Manifest, Query, Sample, Shard, ecg_path, file_sha256, read_manifest, read_rows,

@@ -4,64 +4,67 @@
 //! names patients by hash alone.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use store::Store;
 
-use crate::disk;
 use crate::manifest::sha256;
 
-const FILE: &str = "erased.txt";
+/// A hash a line.
+const LOG: &str = "erased.txt";
 
 /// The erasure list of a registry.
 #[derive(Clone, Debug, Default)]
 pub struct Erasures {
-    path: Option<PathBuf>,
+    store: Option<Arc<dyn Store>>,
     hashes: BTreeSet<String>,
 }
 
 impl Erasures {
-    /// Reads the list in `dir`; there may be none.
+    /// Reads the list of a registry; there may be none.
     ///
     /// # Errors
     /// A list that is there and cannot be read.
-    pub fn open(dir: &Path) -> anyhow::Result<Self> {
-        let path = dir.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        };
+    pub fn open(store: &Arc<dyn Store>) -> anyhow::Result<Self> {
+        let lines = store.lines(LOG).context("read the erasure list")?;
         Ok(Self {
-            path: Some(path),
-            hashes: text.lines().map(str::to_owned).collect(),
+            store: Some(Arc::clone(store)),
+            // a line that a crash cut off is none
+            hashes: lines.into_iter().filter(|line| is_hash(line)).collect(),
         })
     }
 
-    /// Adds a patient and writes the list; false when the patient is on it already.
+    /// Adds a patient to the list; false when the patient is on it already.
     ///
     /// # Errors
     /// What is no hash; a list that cannot be written.
     pub fn add(&mut self, hash: &str) -> anyhow::Result<bool> {
-        let is_hash = hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-        ensure!(is_hash, "patient hash is {hash:?}: expected 32 hexadecimal digits");
-        let fresh = self.hashes.insert(hash.to_lowercase());
-        if let Some(path) = &self.path {
-            disk::replace(path, self.text().as_bytes())?;
+        ensure!(
+            is_hash(hash),
+            "patient hash is {hash:?}: expected 32 hexadecimal digits"
+        );
+        let hash = hash.to_lowercase();
+        if self.hashes.contains(&hash) {
+            return Ok(false);
         }
-        Ok(fresh)
+        if let Some(store) = &self.store {
+            store.append(LOG, &hash)?;
+        }
+        Ok(self.hashes.insert(hash))
     }
 
     pub fn contains(&self, hash: &str) -> bool {
         self.hashes.contains(hash)
     }
 
-    /// SHA-256 of the list.
+    /// SHA-256 of the list, sorted.
     pub fn sha256(&self) -> String {
-        sha256(self.text().as_bytes())
+        let text: String = self.hashes.iter().map(|hash| format!("{hash}\n")).collect();
+        sha256(text.as_bytes())
     }
+}
 
-    fn text(&self) -> String {
-        self.hashes.iter().map(|hash| format!("{hash}\n")).collect()
-    }
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }

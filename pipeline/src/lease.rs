@@ -3,15 +3,18 @@
 //! Place: taken before a run, asked before its promotion. Layout: leases/NNNNNNNN.json in the registry; the number is the
 //! fencing token. Invariant: tokens only rise; a job whose token is not the highest any more is fenced and writes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use model::registry::numbered;
 use serde::{Deserialize, Serialize};
-
-use crate::disk;
+use store::Store;
+use store::registry::{numbered, parse};
 
 const FOLDER: &str = "leases";
+/// Renewals in the length of a lease that is kept: a store on the network is not asked at every training step, and a lease
+/// that was lost is noticed long before it would have ended.
+const RENEWALS: i64 = 20;
 
 /// leases/NNNNNNNN.json.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +55,7 @@ impl Holder {
 /// A lease that this process holds.
 #[derive(Debug)]
 pub struct Lease {
-    folder: PathBuf,
+    store: Arc<dyn Store>,
     entry: Entry,
     length_us: i64,
 }
@@ -74,10 +77,8 @@ impl Lease {
     ///
     /// # Errors
     /// A registry that cannot be read or written.
-    pub fn ask(registry: &Path, holder: Holder, now_us: i64, length_us: i64) -> anyhow::Result<Asked> {
-        let folder = registry.join(FOLDER);
-        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        let last = highest(&folder)?;
+    pub fn ask(store: &Arc<dyn Store>, holder: Holder, now_us: i64, length_us: i64) -> anyhow::Result<Asked> {
+        let last = highest(&**store)?;
         if let Some(held) = &last
             && !held.released
             && held.until_us > now_us
@@ -95,14 +96,14 @@ impl Lease {
             until_us: now_us + length_us,
             released: false,
         };
-        if disk::create_new(&path(&folder, entry.token), &serde_json::to_vec_pretty(&entry)?)? {
+        if store.create_new(&key(entry.token), &serde_json::to_vec_pretty(&entry)?)? {
             return Ok(Asked::Granted(Self {
-                folder,
+                store: Arc::clone(store),
                 entry,
                 length_us,
             }));
         }
-        let won = highest(&folder)?.context("the lease that was taken first is gone")?;
+        let won = highest(&**store)?.context("the lease that was taken first is gone")?;
         Ok(Asked::Held {
             by: won.holder,
             until_us: won.until_us,
@@ -119,6 +120,18 @@ impl Lease {
         &self.entry.holder.run
     }
 
+    /// As [`Lease::renew`], once a part of its length has gone by; before that, nothing is asked.
+    ///
+    /// # Errors
+    /// As [`Lease::renew`].
+    pub fn keep(&mut self, now_us: i64) -> anyhow::Result<()> {
+        let left_us = self.entry.until_us - now_us;
+        if left_us > self.length_us - self.length_us / RENEWALS {
+            return Ok(());
+        }
+        self.renew(now_us)
+    }
+
     /// Extends the lease, which must still be this process's.
     ///
     /// # Errors
@@ -132,7 +145,7 @@ impl Lease {
     /// # Errors
     /// As [`Lease::renew`].
     pub fn check(&self, now_us: i64) -> anyhow::Result<()> {
-        let highest = highest(&self.folder)?.map_or(0, |entry| entry.token);
+        let highest = highest(&*self.store)?.map_or(0, |entry| entry.token);
         if highest != self.entry.token {
             bail!(
                 "fenced: token {} was given out after token {}",
@@ -159,25 +172,22 @@ impl Lease {
         self.write()
     }
 
+    /// Its object is this process's alone to write: whoever takes the lease over creates the next.
     fn write(&self) -> anyhow::Result<()> {
-        disk::replace(
-            &path(&self.folder, self.entry.token),
-            &serde_json::to_vec_pretty(&self.entry)?,
-        )
+        self.store
+            .put(&key(self.entry.token), &serde_json::to_vec_pretty(&self.entry)?)
     }
 }
 
-fn path(folder: &Path, token: u64) -> PathBuf {
-    folder.join(format!("{token:08}.json"))
+fn key(token: u64) -> String {
+    format!("{FOLDER}/{token:08}.json")
 }
 
-fn highest(folder: &Path) -> anyhow::Result<Option<Entry>> {
-    let Some((_, path)) = numbered(folder).pop() else {
-        return Ok(None);
-    };
-    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let entry = serde_json::from_slice(&bytes).with_context(|| format!("parse {}", path.display()))?;
-    Ok(Some(entry))
+fn highest(store: &dyn Store) -> anyhow::Result<Option<Entry>> {
+    match numbered(store, FOLDER)?.pop() {
+        Some((_, key)) => parse(store, &key),
+        None => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +204,12 @@ mod tests {
         }
     }
 
+    fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store::open(&dir.path().into()).unwrap();
+        (dir, store)
+    }
+
     fn granted(asked: Asked) -> Lease {
         match asked {
             Asked::Granted(lease) => lease,
@@ -203,8 +219,8 @@ mod tests {
 
     #[test]
     fn a_second_job_waits_until_the_lease_is_given_back_or_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let ask = |holder, now| Lease::ask(dir.path(), holder, now, HOUR_US).unwrap();
+        let (_dir, store) = store();
+        let ask = |holder, now| Lease::ask(&store, holder, now, HOUR_US).unwrap();
         let first = granted(ask(Holder::this("a"), 0));
         assert!(matches!(ask(other("b"), 1), Asked::Held { until_us: HOUR_US, .. }));
         first.release().unwrap();
@@ -225,26 +241,25 @@ mod tests {
 
     #[test]
     fn a_killed_process_of_this_host_does_not_hold_its_lease() {
-        let dir = tempfile::tempdir().unwrap();
+        let (_dir, store) = store();
         let mut dead = Holder::this("a");
         dead.process = u32::MAX;
-        granted(Lease::ask(dir.path(), dead, 0, HOUR_US).unwrap());
-        let mut lease = granted(Lease::ask(dir.path(), Holder::this("a"), 1, HOUR_US).unwrap());
+        granted(Lease::ask(&store, dead, 0, HOUR_US).unwrap());
+        let mut lease = granted(Lease::ask(&store, Holder::this("a"), 1, HOUR_US).unwrap());
         lease.renew(2).unwrap();
         assert_eq!(lease.token(), 2);
     }
 
     #[test]
-    fn of_many_that_ask_at_once_one_is_granted() {
-        let dir = tempfile::tempdir().unwrap();
-        let asked: Vec<Asked> = std::thread::scope(|scope| {
-            let ask = |i: usize| {
-                let registry = dir.path();
-                scope.spawn(move || Lease::ask(registry, other(&i.to_string()), 0, HOUR_US).unwrap())
-            };
-            let threads: Vec<_> = (0..8).map(ask).collect();
-            threads.into_iter().map(|t| t.join().unwrap()).collect()
-        });
-        assert_eq!(asked.iter().filter(|a| matches!(a, Asked::Granted(_))).count(), 1);
+    fn a_lease_is_renewed_when_a_part_of_it_has_gone_by() {
+        let (_dir, store) = store();
+        let mut lease = granted(Lease::ask(&store, other("a"), 0, HOUR_US).unwrap());
+        let until = |lease: &Lease| lease.entry.until_us;
+        lease.keep(HOUR_US / 40).unwrap();
+        assert_eq!(until(&lease), HOUR_US);
+        lease.keep(HOUR_US / 10).unwrap();
+        assert_eq!(until(&lease), HOUR_US + HOUR_US / 10);
+        granted(Lease::ask(&store, other("b"), 2 * HOUR_US, HOUR_US).unwrap());
+        assert!(lease.keep(HOUR_US).unwrap_err().to_string().contains("fenced"));
     }
 }

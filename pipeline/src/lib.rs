@@ -11,7 +11,6 @@ pub mod checkpoint;
 pub mod cli;
 pub mod curate;
 pub mod dataset;
-pub mod disk;
 pub mod erasure;
 pub mod evaluate;
 pub mod export;

@@ -9,8 +9,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 use service::time::now_seconds;
-
-use crate::disk;
+use store::disk;
 
 /// Commands that are told apart; `run` is the whole nightly job.
 pub const STAGES: [&str; 3] = ["train", "evaluate", "run"];

@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use service::kafka::KafkaSettings;
 use service::time::now_us;
+use store::disk;
 
 use self::evaluate::Exam;
 use self::export::Places;
@@ -34,7 +35,6 @@ use self::files::{Outcome, Plan, Scores, Status, read_json};
 use self::learner::{Ended, Learner, NotFinite, Recipe};
 use self::settings::PipelineSection;
 use crate::curate::{self, CurateSettings};
-use crate::disk;
 use crate::erasure::Erasures;
 use crate::gate::{Decision, decide};
 use crate::lease::{Asked, Holder, Lease};
@@ -43,6 +43,8 @@ use crate::registry::Registry;
 use crate::sources::{Origin, Split};
 
 const MEGABYTE: u64 = 1 << 20;
+/// Folder of a run with the champion's copy, where the registry is not a directory; removed when the run ends.
+const COPIES: &str = "champion";
 
 /// The steps, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +114,7 @@ impl<'a> Night<'a> {
             return Ok(Progress::Ended(outcome));
         }
         let length_us = i64::from(self.settings.lease_minutes) * 60_000_000;
-        let lease = match Lease::ask(self.registry.dir(), Holder::this(self.run), now_us(), length_us)? {
+        let lease = match Lease::ask(self.registry.store(), Holder::this(self.run), now_us(), length_us)? {
             Asked::Granted(lease) => RefCell::new(lease),
             Asked::Held { by, until_us } => return Ok(Progress::Held { by, until_us }),
         };
@@ -202,7 +204,7 @@ impl<'a> Night<'a> {
             base: plan.base.bundle_id.clone(),
             reserve_bytes: self.reserve(),
         };
-        let erasures = Erasures::open(self.registry.dir())?;
+        let erasures = Erasures::open(self.registry.store())?;
         curate::run(&curate, &erasures, &self.dir.join("dataset")).context("curate")
     }
 
@@ -214,6 +216,12 @@ impl<'a> Night<'a> {
         plan.champion
             .as_ref()
             .and_then(|champion| champion.generation.as_deref())
+    }
+
+    /// Directory of the champion that the candidate starts from and is compared with; none for the base.
+    fn champion(&self, plan: &Plan) -> anyhow::Result<Option<PathBuf>> {
+        let mirror = |id| self.registry.mirror(id, &self.dir.join(COPIES));
+        Self::parent(plan).map(mirror).transpose()
     }
 
     fn recipe(plan: &Plan) -> Recipe {
@@ -240,12 +248,12 @@ impl<'a> Night<'a> {
         let base_bytes = directory_bytes(&plan.settings.bundle)?;
         disk::ensure_room(&self.dir, base_bytes.saturating_mul(8), self.reserve())?;
         let recipe = Self::recipe(plan);
-        let parent = Self::parent(plan).map(|id| self.registry.generation(id));
+        let parent = self.champion(plan)?;
         let base = &plan.settings.bundle;
         let learner = Learner::open(&recipe, base, parent.as_deref(), data, &self.dir.join("training"))?;
         let lost = RefCell::new(None);
         let each = |step: u64| {
-            let renewed = lease.borrow_mut().renew(now_us());
+            let renewed = lease.borrow_mut().keep(now_us());
             let failed = renewed.is_err();
             *lost.borrow_mut() = renewed.err();
             failed || stop(step)
@@ -270,7 +278,7 @@ impl<'a> Night<'a> {
             return Ok(decision);
         }
         let exam = Exam::new(data, &plan.settings)?;
-        let champion = Self::parent(plan).map(|id| self.registry.generation(id));
+        let champion = self.champion(plan)?;
         let load = |dir: &Path| Bundle::load(dir, &Device::Cpu);
         let champion = load(champion.as_deref().unwrap_or(&plan.settings.bundle))?;
         let (old, baselines) = (exam.answers(&champion)?, exam.baselines(&champion)?);
@@ -333,6 +341,10 @@ impl<'a> Night<'a> {
         self.registry
             .event(&serde_json::json!({"kind": "run", "run": self.run, "at_us": outcome.at_us, "outcome": &outcome}))?;
         self.write("outcome.json", &outcome)?;
+        let copies = self.dir.join(COPIES);
+        if copies.exists() {
+            std::fs::remove_dir_all(&copies).with_context(|| format!("remove {}", copies.display()))?;
+        }
         Ok(outcome)
     }
 

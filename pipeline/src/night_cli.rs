@@ -11,6 +11,7 @@ use clap::Args;
 use service::kafka::KafkaSettings;
 use service::settings::Check as _;
 use service::time::{day, now_us};
+use store::Location;
 
 use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
@@ -46,9 +47,9 @@ pub struct JobArgs {
     /// Base bundle, instead of pipeline.bundle.
     #[arg(long = "base")]
     bundle: Option<PathBuf>,
-    /// Registry, instead of pipeline.registry.
-    #[arg(long)]
-    registry: Option<PathBuf>,
+    /// Registry, a directory or s3://BUCKET/PREFIX, instead of pipeline.registry.
+    #[arg(long, value_name = "PLACE")]
+    registry: Option<Location>,
     /// Directory of the runs, instead of pipeline.work.
     #[arg(long)]
     work: Option<PathBuf>,
@@ -192,7 +193,11 @@ pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
         base: String::new(),
         reserve_bytes: settings.reserve_mb << 20,
     };
-    let manifest = curate::run(&curate, &Erasures::open(&settings.registry)?, out)?;
+    let manifest = curate::run(
+        &curate,
+        &Erasures::open(Registry::open(&settings.registry)?.store())?,
+        out,
+    )?;
     println!(
         "{} samples of {} patients in {}",
         manifest.kept,
@@ -240,7 +245,7 @@ pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
 pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
     let (settings, kafka) = args.settings()?;
     let registry = Registry::open(&settings.registry)?.announced_to(kafka);
-    let mut erasures = Erasures::open(registry.dir())?;
+    let mut erasures = Erasures::open(registry.store())?;
     erasures.add(patient_hash)?;
     let mut samples = 0;
     for entry in std::fs::read_dir(&settings.work).into_iter().flatten().flatten() {

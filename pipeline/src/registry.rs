@@ -1,20 +1,20 @@
-//! Generations and the champion among them, in a directory.
+//! Generations and the champion among them, in a directory or on S3.
 //!
-//! Place: last step of the job; nodes watch it (`model::registry`). Invariant: a generation is renamed into place whole;
-//! a promotion is one file that is created or not, so of two jobs one wins; tokens in entries never fall, so a job that lost
+//! Place: last step of the job; nodes watch it (`model::registry`). Invariant: a generation is whole before an entry names it;
+//! a promotion is one object that is created or not, so of two jobs one wins; tokens in entries never fall, so a job that lost
 //! its lease cannot overwrite a later one.
 
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use ecg::topic;
-use model::registry::{CHAMPION, Champion, Change, GENERATIONS, champion, generation_dir, history};
+use model::registry::{CHAMPION, Champion, Change, GENERATION, Generation, generation_key};
 use service::kafka::KafkaSettings;
 use service::kafka::cluster::create_topics;
 use service::kafka::sink::Sink;
+use store::{Location, Store};
 
-use crate::disk;
 use crate::lease::Lease;
 use crate::manifest::sha256;
 
@@ -22,28 +22,26 @@ const EVENTS: &str = "events.jsonl";
 /// Where events say that they come from.
 const EVENT_SOURCE: &str = "/meit/pipeline";
 
-/// A registry in a directory.
+/// The rules of a registry, over the store that keeps it.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    dir: PathBuf,
-    /// Where events go beside the file.
+    store: Arc<dyn Store>,
+    /// Where events go beside the store.
     kafka: Option<KafkaSettings>,
 }
 
 impl Registry {
-    /// Opens or makes a registry.
+    /// Opens a registry; it is made with its first entry.
     ///
     /// # Errors
-    /// A directory that cannot be made.
-    pub fn open(dir: &Path) -> anyhow::Result<Self> {
-        for folder in [CHAMPION, GENERATIONS] {
-            let path = dir.join(folder);
-            std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        }
-        Ok(Self {
-            dir: dir.to_owned(),
-            kafka: None,
-        })
+    /// As [`store::open`].
+    pub fn open(location: &Location) -> anyhow::Result<Self> {
+        Ok(Self::over(store::open(location).context("open registry")?))
+    }
+
+    /// A registry over an open store.
+    pub fn over(store: Arc<dyn Store>) -> Self {
+        Self { store, kafka: None }
     }
 
     /// Sends events to Kafka too, on [`topic::PIPELINE_EVENTS`].
@@ -53,8 +51,8 @@ impl Registry {
         self
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     /// The entry that holds; none before the first promotion.
@@ -62,7 +60,7 @@ impl Registry {
     /// # Errors
     /// An entry that cannot be read.
     pub fn champion(&self) -> anyhow::Result<Option<Champion>> {
-        champion(&self.dir).context("read champion")
+        store::registry::champion(&*self.store).context("read champion")
     }
 
     /// Every entry, oldest first.
@@ -70,30 +68,34 @@ impl Registry {
     /// # Errors
     /// An entry that cannot be read.
     pub fn history(&self) -> anyhow::Result<Vec<Champion>> {
-        history(&self.dir).context("read the champions' history")
+        store::registry::history(&*self.store).context("read the champions' history")
     }
 
-    /// Directory of a generation.
-    pub fn generation(&self, id: &str) -> PathBuf {
-        generation_dir(&self.dir, id)
+    /// What a generation is made of.
+    ///
+    /// # Errors
+    /// A generation that is not there, or cannot be read.
+    pub fn generation(&self, id: &str) -> anyhow::Result<Generation> {
+        let generation = store::registry::generation(&*self.store, id)?;
+        generation.with_context(|| format!("generation {id} is not in the registry"))
+    }
+
+    /// A directory with a generation's files: the registry's own, or a copy in `cache`.
+    ///
+    /// # Errors
+    /// As [`Store::mirror`].
+    pub fn mirror(&self, id: &str, cache: &Path) -> anyhow::Result<PathBuf> {
+        let mirrored = self.store.mirror(&generation_key(id), cache, &|| false);
+        mirrored.with_context(|| format!("fetch generation {id}"))
     }
 
     /// Copies a generation into the registry, whole or not at all; one that is there stays as it is.
     ///
     /// # Errors
-    /// Too little room, or a file that cannot be copied.
+    /// As [`Store::publish`].
     pub fn publish(&self, id: &str, from: &Path, reserve_bytes: u64) -> anyhow::Result<()> {
-        let to = self.generation(id);
-        if to.exists() {
-            return Ok(());
-        }
-        let partial = to.with_extension("partial");
-        if partial.exists() {
-            std::fs::remove_dir_all(&partial).with_context(|| format!("remove {}", partial.display()))?;
-        }
-        std::fs::create_dir(&partial).with_context(|| format!("create {}", partial.display()))?;
-        copy_whole(from, &partial, reserve_bytes)?;
-        std::fs::rename(&partial, &to).with_context(|| format!("rename to {}", to.display()))
+        let key = generation_key(id);
+        self.store.publish(&key, from, GENERATION, reserve_bytes)
     }
 
     /// Writes the next entry under a lease. `expected` is the number of the entry that the decision was made against, 0 for
@@ -123,11 +125,7 @@ impl Registry {
             lease.token()
         );
         if let Some(id) = generation {
-            ensure!(
-                self.generation(id).is_dir(),
-                "generation {id} is not in {}",
-                self.dir.display()
-            );
+            self.generation(id)?;
         }
         let entry = Champion {
             number: number + 1,
@@ -137,8 +135,8 @@ impl Registry {
             by: lease.run().to_owned(),
             at_us: now_us,
         };
-        let path = self.dir.join(CHAMPION).join(format!("{:08}.json", entry.number));
-        if !disk::create_new(&path, &serde_json::to_vec_pretty(&entry)?)? {
+        let key = format!("{CHAMPION}/{:08}.json", entry.number);
+        if !self.store.create_new(&key, &serde_json::to_vec_pretty(&entry)?)? {
             bail!(
                 "the champion changed: entry {} was written by another job",
                 entry.number
@@ -171,29 +169,9 @@ impl Registry {
     /// Appends one line to the registry's events, and announces it. A run that fails here says it again when it goes on.
     ///
     /// # Errors
-    /// A file that cannot be written; a broker that does not take the record.
+    /// A store that cannot be written; a broker that does not take the record.
     pub fn event(&self, event: &serde_json::Value) -> anyhow::Result<()> {
-        let path = self.dir.join(EVENTS);
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(&path);
-        let mut file = file.with_context(|| format!("open {}", path.display()))?;
-        let mut line = Vec::new();
-        let mut last = [b'\n'];
-        if file.seek(SeekFrom::End(-1)).is_ok() {
-            file.read_exact(&mut last)
-                .with_context(|| format!("read {}", path.display()))?;
-        }
-        if last != [b'\n'] {
-            line.push(b'\n'); // after a line that a crash cut off
-        }
-        serde_json::to_writer(&mut line, event)?;
-        line.push(b'\n');
-        file.write_all(&line)
-            .with_context(|| format!("write {}", path.display()))?;
-        file.sync_all().with_context(|| format!("flush {}", path.display()))?;
+        self.store.append(EVENTS, &serde_json::to_string(event)?)?;
         self.announce(event)
     }
 
@@ -216,124 +194,15 @@ impl Registry {
     /// The registry's events, oldest first; a line that was cut off by a crash is left out.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// A store that cannot be read.
     pub fn events(&self) -> anyhow::Result<Vec<serde_json::Value>> {
-        let path = self.dir.join(EVENTS);
-        if !path.exists() {
-            return Ok(Vec::new());
-        }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Ok(text
-            .lines()
+        let lines = self.store.lines(EVENTS).context("read events")?;
+        Ok(lines
+            .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect())
     }
 }
 
-/// Copies a directory with its folders; each file is on the disk before the next.
-fn copy_whole(from: &Path, to: &Path, reserve_bytes: u64) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(from).with_context(|| format!("list {}", from.display()))? {
-        let path = entry?.path();
-        let copy = to.join(path.file_name().context("an entry has a name")?);
-        if path.is_dir() {
-            std::fs::create_dir(&copy).with_context(|| format!("create {}", copy.display()))?;
-            copy_whole(&path, &copy, reserve_bytes)?;
-            continue;
-        }
-        disk::ensure_room(to, path.metadata()?.len(), reserve_bytes)?;
-        std::fs::copy(&path, &copy).with_context(|| format!("copy {}", path.display()))?;
-        std::fs::File::open(&copy)?.sync_all()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lease::{Asked, Holder};
-
-    const HOUR_US: i64 = 3_600_000_000;
-
-    fn lease(registry: &Registry, run: &str, now_us: i64) -> Lease {
-        let holder = Holder {
-            host: run.to_owned(),
-            process: 1,
-            run: run.to_owned(),
-        };
-        match Lease::ask(registry.dir(), holder, now_us, HOUR_US).unwrap() {
-            Asked::Granted(lease) => lease,
-            Asked::Held { by, .. } => panic!("held by {by:?}"),
-        }
-    }
-
-    fn registry(dir: &Path, generations: &[&str]) -> Registry {
-        let registry = Registry::open(dir).unwrap();
-        for id in generations {
-            std::fs::create_dir(registry.generation(id)).unwrap();
-        }
-        registry
-    }
-
-    #[test]
-    fn a_job_that_lost_its_lease_cannot_promote() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry(dir.path(), &["a1", "b2"]);
-        let slow = lease(&registry, "slow", 0);
-        let fast = lease(&registry, "fast", HOUR_US);
-        registry.change(&fast, 0, Change::Promote, Some("b2"), HOUR_US).unwrap();
-        for now in [1, HOUR_US] {
-            let error = registry
-                .change(&slow, 0, Change::Promote, Some("a1"), now)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains("fenced"), "{error}");
-        }
-        assert_eq!(registry.champion().unwrap().unwrap().generation.as_deref(), Some("b2"));
-    }
-
-    #[test]
-    fn a_decision_against_another_champion_is_void() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry(dir.path(), &["a1", "b2"]);
-        let lease = lease(&registry, "run", 0);
-        registry.change(&lease, 0, Change::Promote, Some("a1"), 1).unwrap();
-        let error = registry
-            .change(&lease, 0, Change::Promote, Some("b2"), 2)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("champion changed"), "{error}");
-        assert!(
-            registry.change(&lease, 1, Change::Promote, Some("c3"), 2).is_err(),
-            "no such generation"
-        );
-    }
-
-    #[test]
-    fn a_rollback_goes_back_and_in_the_end_to_the_base() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry(dir.path(), &["a1", "b2"]);
-        assert!(registry.previous().is_err());
-        let lease = lease(&registry, "run", 0);
-        registry.change(&lease, 0, Change::Promote, Some("a1"), 1).unwrap();
-        assert_eq!(registry.previous().unwrap(), None);
-        registry.change(&lease, 1, Change::Promote, Some("b2"), 2).unwrap();
-        assert_eq!(registry.previous().unwrap().as_deref(), Some("a1"));
-        assert_eq!(registry.history().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn events_survive_a_line_that_was_cut_off() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry(dir.path(), &[]);
-        registry.event(&serde_json::json!({"kind": "one"})).unwrap();
-        std::fs::OpenOptions::new()
-            .append(true)
-            .open(dir.path().join(EVENTS))
-            .unwrap()
-            .write_all(b"{\"kind\": \"tw")
-            .unwrap();
-        registry.event(&serde_json::json!({"kind": "three"})).unwrap();
-        let kinds: Vec<_> = registry.events().unwrap().iter().map(|e| e["kind"].clone()).collect();
-        assert_eq!(kinds, ["one", "three"]);
-    }
-}
+mod tests;

@@ -95,7 +95,7 @@ async fn a_decision_is_announced_under_the_name_of_its_run() {
     let rig = Rig::start();
     let kafka = rig.kafka().clone();
     let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::open(dir.path()).unwrap().announced_to(Some(kafka));
+    let registry = Registry::open(&dir.path().into()).unwrap().announced_to(Some(kafka));
     let event = serde_json::json!({"kind": "gate", "run": "2026-11-24", "decision": {"promote": false}});
     let sent = event.clone();
     let file = tokio::task::spawn_blocking(move || {

@@ -81,12 +81,8 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
     let slot = Slot::new(Arc::new(BundleDrafter::new(Arc::clone(&bundle), options.clone())));
     let canary = Canary::default();
     let parts = (slot.clone(), canary.clone(), counters.node.clone());
-    let watcher = Watcher::new(
-        settings.node.node.watch.clone(),
-        &bundle,
-        (ServedWeights::F32, options),
-        parts,
-    );
+    let serving = (ServedWeights::F32, options);
+    let watcher = Watcher::new(settings.node.node.watch.clone(), &bundle, serving, parts)?;
     let watcher = tokio::spawn(watcher.run(stop.clone()));
     let node = tokio::spawn(node::run_with(
         settings.node,
@@ -121,7 +117,7 @@ pub async fn play(arguments: &Arguments, interrupt: Shutdown) -> anyhow::Result<
 fn job(bundle: &Path, dir: &Path, kafka: &KafkaSettings) -> anyhow::Result<PipelineSection> {
     let mut section = service::settings::load_checked::<PipelineSettings>("pipeline", None)?.pipeline;
     section.bundle = bundle.to_owned();
-    section.registry = dir.join("registry");
+    section.registry = dir.join("registry").into();
     section.work = dir.join("work");
     section.sources = vec![Source::Kafka(kafka.brokers.clone())];
     section.samples_min = 8;

@@ -95,12 +95,12 @@ async fn start() -> anyhow::Result<()> {
         tracing::info!(%bound, "serving /metrics and /healthz");
     }
     let (slot, canary) = (Slot::new(drafter), Canary::default());
-    if !section.watch.registry.as_os_str().is_empty() {
+    if !section.watch.registry.is_none() {
         let parts = (slot.clone(), canary.clone(), metrics.clone());
         let serving = (section.weights, section.decode.clone());
-        let mut watcher = Watcher::new(section.watch.clone(), &bundle, serving, parts);
+        let watcher = Watcher::new(section.watch.clone(), &bundle, serving, parts)?;
         // the first draft is already the champion's
-        watcher.look();
+        let watcher = watcher.looked(&shutdown).await?;
         tokio::spawn(watcher.run(shutdown.clone()));
     }
     let summary = node::run_with(settings, (slot, canary), metrics, shutdown).await?;

@@ -42,6 +42,7 @@ pub struct Metrics {
     bundle_loads: IntCounterVec,
     bundle: IntGaugeVec,
     bundle_loaded_at: Gauge,
+    registry_errors: IntCounter,
     last_sample_seconds: Histogram,
     heartbeat: GaugeVec,
     requests: RequestMetrics,
@@ -156,6 +157,10 @@ impl Metrics {
                 "bundle_load_timestamp_seconds",
                 "When the bundle that is served was loaded, seconds since the Unix epoch.",
             )?,
+            registry_errors: meter.counter(
+                "registry_errors_total",
+                "Looks at the registry that failed: it could not be read, or a generation not fetched.",
+            )?,
             last_sample_seconds: meter.histogram(
                 "last_sample_to_draft_seconds",
                 "From a segment's last packet at the gateway to its draft.",
@@ -198,6 +203,11 @@ impl Metrics {
         self.bundle.with_label_values(&[id]).set(1);
         self.bundle_loaded_at.set(now_seconds());
         self.bundle_loads.with_label_values(&["loaded"]).inc();
+    }
+
+    /// A look at the registry failed; what is served is served on.
+    pub fn registry_failed(&self) {
+        self.registry_errors.inc();
     }
 
     /// A bundle or adapter was refused; what was served before is served on.
@@ -282,6 +292,7 @@ impl Metrics {
             contradictions: self.contradictions.get(),
             tokens: self.requests.generation_tokens.get(),
             generations: by(&self.bundle_loads, &mut LOADS.into_iter()),
+            registry_errors: self.registry_errors.get(),
             batches: self.requests.batch_size.get_sample_count(),
             infer_seconds: self.requests.infer_seconds.get_sample_sum(),
             offset_gap_records: self.offset_gap_records.get(),
@@ -308,6 +319,8 @@ pub struct NodeSummary {
     pub tokens: u64,
     /// Fates of bundles that were to be served.
     pub generations: BTreeMap<&'static str, u64>,
+    /// Looks at the registry that failed.
+    pub registry_errors: u64,
     /// Batches that the device ran.
     pub batches: u64,
     /// Seconds that the device worked.

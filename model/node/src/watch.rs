@@ -1,8 +1,8 @@
 //! Follows the registry: a new champion is checked, tried and put in use; one that does worse is taken back.
 //!
 //! Place: a task beside the node's main loop; swaps the drafter in the slot. Invariant: nothing is served that was not checked
-//! (hashes, shapes, finite weights, base, smoke ECGs); what was refused or taken back is not tried again; whatever is wrong
-//! with the registry, the node goes on with what it has.
+//! (hashes, shapes, finite weights, base, smoke ECGs); what was refused or taken back is not tried again; a registry that
+//! cannot be reached is asked again at the next look, and the node goes on with what it has.
 
 #[cfg(test)]
 mod tests;
@@ -16,11 +16,14 @@ use anyhow::{Context as _, ensure};
 use candle_core::Device;
 use model::bundle::{Bundle, Lineage};
 use model::generate::DecodeOptions;
-use model::registry::{Champion, champion, generation, generation_dir};
+use model::registry::{Champion, generation, generation_key};
 use model::served::ServedWeights;
 use model::validate::validate;
 use serde::{Deserialize, Serialize};
 use service::shutdown::Shutdown;
+use store::registry::champion_after;
+use store::{Location, Store};
+use tokio::time::MissedTickBehavior;
 
 use crate::canary::{Canary, CanaryLimits};
 use crate::drafter::{BundleDrafter, Drafter};
@@ -32,8 +35,10 @@ use crate::smoke;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchSettings {
-    /// Directory of the registry; empty for none.
-    pub registry: PathBuf,
+    /// Where the registry is kept; empty for none.
+    pub registry: Location,
+    /// Directory of the copies of generations, where the registry is not a directory.
+    pub cache: PathBuf,
     /// Time between two looks, milliseconds.
     pub poll_ms: u64,
     /// When a new generation is taken back.
@@ -43,6 +48,8 @@ pub struct WatchSettings {
 /// Follows one registry.
 pub struct Watcher {
     settings: WatchSettings,
+    store: Arc<dyn Store>,
+    shutdown: Shutdown,
     device: Device,
     weights: ServedWeights,
     options: DecodeOptions,
@@ -53,6 +60,8 @@ pub struct Watcher {
     metrics: Metrics,
     /// Number of the entry that was looked at last.
     seen: u64,
+    /// Whether the last look failed.
+    is_cut_off: bool,
     /// The drafter before the one in use, while the one in use is on trial.
     before: Option<Arc<dyn Drafter>>,
     /// Generations that were refused or taken back.
@@ -62,15 +71,31 @@ pub struct Watcher {
 impl Watcher {
     /// Over a base bundle that the slot serves already. Generations are served in these weights and decoded with these options, as
     /// the base is.
+    ///
+    /// # Errors
+    /// A registry that cannot be opened; whether it can be reached is seen later.
     pub fn new(
         settings: WatchSettings,
         base: &Arc<Bundle>,
-        (weights, options): (ServedWeights, DecodeOptions),
+        serving: (ServedWeights, DecodeOptions),
         parts: (Slot, Canary, Metrics),
+    ) -> anyhow::Result<Self> {
+        let store = store::open(&settings.registry).context("open the registry")?;
+        Ok(Self::over(store, settings, base, serving, parts))
+    }
+
+    /// As [`Watcher::new`], over a registry that is open.
+    pub fn over(
+        store: Arc<dyn Store>,
+        settings: WatchSettings,
+        base: &Arc<Bundle>,
+        (weights, options): (ServedWeights, DecodeOptions),
+        (slot, canary, metrics): (Slot, Canary, Metrics),
     ) -> Self {
-        let (slot, canary, metrics) = parts;
         Self {
             settings,
+            store,
+            shutdown: Shutdown::new(),
             device: base.drafting().device.clone(),
             base: Arc::new(BundleDrafter::new(Arc::clone(base), options.clone())),
             base_lineage: base.lineage(),
@@ -80,6 +105,7 @@ impl Watcher {
             canary,
             metrics,
             seen: 0,
+            is_cut_off: false,
             before: None,
             refused: BTreeSet::new(),
         }
@@ -91,49 +117,75 @@ impl Watcher {
     /// When a look panics.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(Duration::from_millis(self.settings.poll_ms));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.wait() => return Ok(()),
                 _ = tick.tick() => {}
             }
-            // loading a bundle blocks
-            self = tokio::task::spawn_blocking(move || {
-                self.look();
-                self
-            })
-            .await
-            .context("the registry's watcher panicked")?;
+            self = self.looked(&shutdown).await?;
         }
     }
 
-    /// One look: judges the generation on trial, then follows a new entry.
+    /// One look, on a thread where reading a registry and loading a bundle may block; `shutdown` ends a download.
+    ///
+    /// # Errors
+    /// When it panics.
+    pub async fn looked(mut self, shutdown: &Shutdown) -> anyhow::Result<Self> {
+        self.shutdown = shutdown.clone();
+        let look = move || {
+            self.look();
+            self
+        };
+        tokio::task::spawn_blocking(look)
+            .await
+            .context("the registry's watcher panicked")
+    }
+
+    /// One look: judges the generation on trial, then follows a new entry. Blocks, so not for a task.
     pub fn look(&mut self) {
         self.judge();
-        match champion(&self.settings.registry) {
-            Ok(Some(entry)) if entry.number > self.seen => self.follow(&entry),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the registry cannot be read"),
+        let entry = champion_after(&*self.store, self.seen);
+        let followed = entry.and_then(|entry| entry.map_or(Ok(()), |entry| self.follow(&entry)));
+        let was_cut_off = std::mem::replace(&mut self.is_cut_off, followed.is_err());
+        match followed {
+            Ok(()) if was_cut_off => tracing::info!("the registry can be read again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.metrics.registry_failed();
+                if !was_cut_off {
+                    tracing::warn!("the registry cannot be read, and is asked again: {error:#}");
+                }
+            }
         }
     }
 
-    fn follow(&mut self, entry: &Champion) {
-        self.seen = entry.number;
+    /// Puts an entry's generation in use, or refuses it.
+    ///
+    /// # Errors
+    /// A generation that cannot be fetched; it may be the next time.
+    fn follow(&mut self, entry: &Champion) -> anyhow::Result<()> {
         let wanted = entry.generation.as_deref();
         if wanted.is_some_and(|id| self.refused.contains(id)) {
+            self.seen = entry.number;
             tracing::warn!(
                 generation = wanted,
                 "the champion was refused before, and is not tried again"
             );
-            return;
+            return Ok(());
         }
-        let loaded: anyhow::Result<Arc<dyn Drafter>> = match wanted {
+        let fetched = wanted.map(|id| self.fetch(id)).transpose()?;
+        self.seen = entry.number;
+        let loaded: anyhow::Result<Arc<dyn Drafter>> = match wanted.zip(fetched) {
             None => Ok(Arc::clone(&self.base) as Arc<dyn Drafter>),
-            Some(id) => self.load(id).map(|drafter| Arc::new(drafter) as Arc<dyn Drafter>),
+            Some((id, dir)) => self.load(id, &dir).map(|drafter| Arc::new(drafter) as Arc<dyn Drafter>),
         };
         match loaded {
             Ok(drafter) => {
                 let id = drafter.lineage().bundle_id;
-                self.before = Some(self.slot.swap(drafter));
+                let before = self.slot.swap(drafter);
+                self.prune(&[&id, &before.lineage().bundle_id]);
+                self.before = Some(before);
                 self.metrics.bundle_loaded(&id);
                 tracing::info!(
                     entry = entry.number,
@@ -143,6 +195,8 @@ impl Watcher {
             }
             Err(error) => {
                 self.refused.extend(wanted.map(str::to_owned));
+                // after a restart it is fetched anew
+                self.prune(&[&self.slot.get().lineage().bundle_id]);
                 self.metrics.bundle_refused();
                 tracing::error!(
                     entry = entry.number,
@@ -151,13 +205,27 @@ impl Watcher {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// Directory of a generation: the registry's own, or a copy.
+    fn fetch(&self, id: &str) -> anyhow::Result<PathBuf> {
+        let stop = || self.shutdown.is_triggered();
+        let fetched = self.store.mirror(&generation_key(id), &self.settings.cache, &stop);
+        fetched.with_context(|| format!("fetch generation {id}"))
+    }
+
+    /// Keeps some copies: each is as large as a model.
+    fn prune(&self, keep: &[&str]) {
+        if let Err(error) = self.store.prune(&self.settings.cache, keep) {
+            tracing::warn!("copies of generations are not removed: {error:#}");
+        }
     }
 
     /// Loads a generation with every check that there is.
-    fn load(&self, id: &str) -> anyhow::Result<BundleDrafter> {
-        let dir = generation_dir(&self.settings.registry, id);
-        self.check_base(&dir, id)?;
-        let bundle = Bundle::load(&dir, &self.device).context("load")?;
+    fn load(&self, id: &str, dir: &Path) -> anyhow::Result<BundleDrafter> {
+        self.check_base(dir, id)?;
+        let bundle = Bundle::load(dir, &self.device).context("load")?;
         let bundle = bundle.served_as(self.weights)?;
         ensure!(
             bundle.id() == id,

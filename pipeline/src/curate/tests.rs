@@ -107,12 +107,13 @@ fn an_erased_patient_leaves_the_data_set_and_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
     run(&settings(), &none(), &old).unwrap();
-    let mut erasures = Erasures::open(dir.path()).unwrap();
+    let store = store::open(&dir.path().into()).unwrap();
+    let mut erasures = Erasures::open(&store).unwrap();
     let patient = Dataset::open(&old).unwrap().samples()[3].patient_hash.clone();
     assert!(erasures.add(&patient).unwrap());
     assert!(!erasures.add(&patient).unwrap());
     assert!(erasures.add("p-1").is_err());
-    let erasures = Erasures::open(dir.path()).unwrap();
+    let erasures = Erasures::open(&store).unwrap();
     assert_eq!(erase(&old, &erasures).unwrap(), 1);
     assert_eq!(erase(&old, &erasures).unwrap(), 0);
     let data = Dataset::open(&old).unwrap();

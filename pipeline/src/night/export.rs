@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::Context;
 use model::bundle::{self, ADAPTER, ENCODER};
 use model::registry::{Base, GENERATION, GENERATION_FORMAT, Generation};
+use store::disk;
 
 use super::learner::{Learner, Recipe};
 use super::settings::EncoderMode;
-use crate::disk;
 
 /// Base bundle's id and the hashes that a node compares with its own.
 pub fn base_of(bundle: &bundle::Bundle) -> Base {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
+use store::Location;
 
 use crate::gate::Margins;
 use crate::prompts::SIZES;
@@ -30,8 +31,8 @@ pub struct PipelineSettings {
 pub struct PipelineSection {
     /// Directory of the base bundle.
     pub bundle: PathBuf,
-    /// Directory of the registry.
-    pub registry: PathBuf,
+    /// Where the registry is kept.
+    pub registry: Location,
     /// Directory of the runs.
     pub work: PathBuf,
     /// Where signed reports come from.

@@ -50,7 +50,7 @@ impl Report {
         let mut lineage = Vec::new();
         let mut next = serving.clone();
         while let Some(id) = next {
-            next = model::registry::generation(&registry.generation(&id))?.parent;
+            next = registry.generation(&id)?.parent;
             lineage.push(id);
         }
         runs.truncate(RUNS);

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 
 use ecg::segment::Segment;
+use model::registry::generation_key;
 
 use super::*;
 use crate::dataset::PtbXl;
@@ -37,7 +38,7 @@ impl Bench {
     fn settings(&self) -> PipelineSection {
         let mut section = shipped().pipeline;
         section.bundle = self.path("base");
-        section.registry = self.path("registry");
+        section.registry = self.path("registry").into();
         section.work = self.path("work");
         section.sources = vec![Source::Signed(self.path("signed"))];
         section.base_sources = vec![Source::PtbXl(self.path("ptbxl"))];
@@ -128,7 +129,8 @@ fn a_night_promotes_and_a_second_start_changes_nothing() {
     let registry = Registry::open(&settings.registry).unwrap();
     let champion = registry.champion().unwrap().unwrap();
     assert_eq!(champion.generation, outcome.generation);
-    let dir = registry.generation(outcome.generation.as_deref().unwrap());
+    let generation_dir = |id: &str| bench.path("registry").join(generation_key(id));
+    let dir = generation_dir(outcome.generation.as_deref().unwrap());
     let bundle = Bundle::load(&dir, &Device::Cpu).unwrap();
     assert_eq!(Some(bundle.id()), outcome.generation.as_deref());
     let generation = model::registry::generation(&dir).unwrap();
@@ -149,7 +151,7 @@ fn a_night_promotes_and_a_second_start_changes_nothing() {
     // the next night starts from this one, and a rollback goes back to it
     let next = ended(run(&settings, "night-2").unwrap());
     assert_eq!(next.status, Status::Promoted);
-    let second = registry.generation(next.generation.as_deref().unwrap());
+    let second = generation_dir(next.generation.as_deref().unwrap());
     assert_eq!(model::registry::generation(&second).unwrap().parent, outcome.generation);
     let report = Report::read(&settings).unwrap();
     assert_eq!(
@@ -172,7 +174,7 @@ fn a_run_that_is_killed_in_training_comes_to_the_same_generation() {
         let settings = |name: &str| {
             let mut settings = bench.settings();
             settings.work = bench.path(&format!("{name}-{encoder:?}-work"));
-            settings.registry = bench.path(&format!("{name}-{encoder:?}-registry"));
+            settings.registry = bench.path(&format!("{name}-{encoder:?}-registry")).into();
             settings.train.encoder = encoder;
             settings.train.epochs = 1;
             settings
@@ -253,7 +255,7 @@ fn a_full_disk_stops_the_night_and_room_lets_it_go_on() {
     let plan: Plan = read_json(&night.dir.join("plan.json")).unwrap().unwrap();
     night.write("x", &0).unwrap_err();
     let data = Dataset::open(&night.dir.join("dataset")).unwrap();
-    let lease = match Lease::ask(night.registry.dir(), Holder::this("night"), now_us(), 1_000_000).unwrap() {
+    let lease = match Lease::ask(night.registry.store(), Holder::this("night"), now_us(), 1_000_000).unwrap() {
         Asked::Granted(lease) => RefCell::new(lease),
         held => panic!("{held:?}"),
     };
@@ -279,7 +281,7 @@ fn a_run_killed_with_signal_9_after_each_of_its_files_comes_to_the_same_generati
     let bench = Bench::new();
     let expected = ended(run(&bench.settings(), "night").unwrap()).generation;
     let mut settings = bench.settings();
-    (settings.work, settings.registry) = (bench.path("killed-work"), bench.path("killed-registry"));
+    (settings.work, settings.registry) = (bench.path("killed-work"), bench.path("killed-registry").into());
     std::fs::write(bench.path("settings.json"), serde_json::to_vec(&settings).unwrap()).unwrap();
     let run_dir = settings.work.join("night");
     for file in [
@@ -288,7 +290,7 @@ fn a_run_killed_with_signal_9_after_each_of_its_files_comes_to_the_same_generati
         run_dir.join("training/checkpoint/current"),
         run_dir.join("candidate/bundle.json"),
         run_dir.join("scores.json"),
-        settings.registry.join("champion/00000001.json"),
+        bench.path("killed-registry/champion/00000001.json"),
     ] {
         let mut child = child(bench.dir.path());
         while !file.exists() && child.try_wait().unwrap().is_none() {
@@ -316,4 +318,32 @@ fn child(bench: &Path) -> std::process::Child {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap()
+}
+
+#[test]
+fn nights_on_s3_come_to_the_generations_of_nights_in_a_directory() {
+    let (bench, server) = (Bench::new(), s3::Server::start());
+    let mut settings = bench.settings();
+    let expected = ["night-1", "night-2"].map(|name| ended(run(&settings, name).unwrap()).generation);
+    settings.work = bench.path("s3-work");
+    let registry = || {
+        let store = store::s3::S3::new("bucket", "registry", server.variables()).unwrap();
+        Registry::over(std::sync::Arc::new(store))
+    };
+    let night = |name| {
+        let mut night = Night::open(&settings, name).unwrap();
+        night.registry = registry();
+        ended(night.go(Step::Promote, &|_| false).unwrap())
+    };
+    let outcomes = ["night-1", "night-2"].map(night);
+    assert_eq!(outcomes.clone().map(|outcome| outcome.generation), expected);
+    assert!(
+        !settings.work.join("night-2").join(COPIES).exists(),
+        "the champion's copy is gone"
+    );
+    let history = registry().history().unwrap();
+    let promoted: Vec<_> = history.into_iter().map(|entry| entry.generation).collect();
+    assert_eq!(promoted, expected);
+    let kinds: Vec<_> = registry().events().unwrap().iter().map(|e| e["kind"].clone()).collect();
+    assert_eq!(kinds, ["gate", "promote", "run", "gate", "promote", "run"]);
 }

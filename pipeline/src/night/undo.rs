@@ -43,7 +43,7 @@ pub fn forget(run: &Path) -> anyhow::Result<()> {
 pub fn rollback(settings: &PipelineSection, kafka: Option<KafkaSettings>, by: &str) -> anyhow::Result<Champion> {
     let registry = Registry::open(&settings.registry)?.announced_to(kafka);
     let length_us = i64::from(settings.lease_minutes) * 60_000_000;
-    let lease = match Lease::ask(registry.dir(), Holder::this(by), now_us(), length_us)? {
+    let lease = match Lease::ask(registry.store(), Holder::this(by), now_us(), length_us)? {
         Asked::Granted(lease) => lease,
         Asked::Held { by, .. } => bail!("run {} on {} has the lease: wait for it or stop it", by.run, by.host),
     };

@@ -1,12 +1,14 @@
-//! The watcher on registries that hold the shipped bundle under other names, whole and broken.
+//! The watcher on registries that hold the shipped bundle under other names, whole and broken; in a directory and on S3.
 //!
-//! Place: tests only. Invariant: looks are called, never waited for.
+//! Place: tests only. Invariant: looks are called, never waited for; loopback alone.
 
 use model::bundle::{self, DECODER, ENCODER};
 use model::lora::{Adapter, AdapterConfig, Targets};
 use model::registry::{Base, CHAMPION, Change, GENERATION, GENERATION_FORMAT, Generation};
 use prometheus::Registry;
 use rand_chacha::rand_core::SeedableRng as _;
+use s3::{Fault, Server};
+use store::s3::S3;
 
 use super::*;
 use crate::draft::{Times, drafted};
@@ -26,7 +28,6 @@ fn shipped() -> PathBuf {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join(CHAMPION)).unwrap();
         Self {
             base: Arc::new(Bundle::load(&shipped(), &Device::Cpu).unwrap()),
             entries: 0,
@@ -34,21 +35,29 @@ impl Bench {
         }
     }
 
-    fn watcher(&self) -> (Watcher, Slot, Canary, Metrics) {
-        self.watcher_in(ServedWeights::F32)
+    fn store(&self) -> Arc<dyn Store> {
+        store::open(&self.dir.path().into()).unwrap()
     }
 
-    fn watcher_in(&self, weights: ServedWeights) -> (Watcher, Slot, Canary, Metrics) {
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    fn watcher(&self) -> (Watcher, Slot, Canary, Metrics) {
+        self.watcher_of(self.store(), ServedWeights::F32)
+    }
+
+    fn watcher_of(&self, store: Arc<dyn Store>, weights: ServedWeights) -> (Watcher, Slot, Canary, Metrics) {
         let options = DecodeOptions::default();
         let slot = Slot::new(Arc::new(BundleDrafter::new(Arc::clone(&self.base), options.clone())));
         let settings = WatchSettings {
-            registry: self.dir.path().to_owned(),
+            cache: self.cache(),
             ..crate::settings::shipped().node.watch
         };
         let (canary, metrics) = (Canary::default(), Metrics::new(&Registry::new()).unwrap());
         let parts = (slot.clone(), canary.clone(), metrics.clone());
         (
-            Watcher::new(settings, &self.base, (weights, options), parts),
+            Watcher::over(store, settings, &self.base, (weights, options), parts),
             slot,
             canary,
             metrics,
@@ -84,13 +93,17 @@ impl Bench {
             adapter_sha256: String::new(),
         };
         std::fs::write(made.join(GENERATION), serde_json::to_vec(&generation).unwrap()).unwrap();
-        let to = generation_dir(self.dir.path(), &id);
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        std::fs::rename(made, to).unwrap();
+        self.store()
+            .publish(&generation_key(&id), &made, GENERATION, 0)
+            .unwrap();
         id
     }
 
     fn promote(&mut self, generation: Option<&str>) {
+        self.promote_in(&*self.store(), generation);
+    }
+
+    fn promote_in(&mut self, store: &dyn Store, generation: Option<&str>) {
         self.entries += 1;
         let entry = Champion {
             number: self.entries,
@@ -100,8 +113,8 @@ impl Bench {
             by: "test".to_owned(),
             at_us: 0,
         };
-        let path = self.dir.path().join(format!("{CHAMPION}/{:08}.json", self.entries));
-        std::fs::write(path, serde_json::to_vec(&entry).unwrap()).unwrap();
+        let key = format!("{CHAMPION}/{:08}.json", self.entries);
+        assert!(store.create_new(&key, &serde_json::to_vec(&entry).unwrap()).unwrap());
     }
 }
 
@@ -132,7 +145,7 @@ fn a_generation_is_served_in_the_weights_of_the_node_or_refused() {
     let id = bench.generation("quantised", |_, _| {});
     bench.promote(Some(&id));
     for (weights, fits) in [(ServedWeights::Q8, true), (ServedWeights::Q4, false)] {
-        let (mut watcher, slot, _, _) = bench.watcher_in(weights);
+        let (mut watcher, slot, _, _) = bench.watcher_of(bench.store(), weights);
         watcher.look();
         assert_eq!(
             serving(&slot) == id,
@@ -207,7 +220,7 @@ fn a_byte_that_changed_after_sealing_is_refused() {
     let mut bench = Bench::new();
     let (mut watcher, slot, _, metrics) = bench.watcher();
     let id = bench.generation("flipped", |_, _| {});
-    let path = generation_dir(bench.dir.path(), &id).join(ENCODER);
+    let path = bench.dir.path().join(generation_key(&id)).join(ENCODER);
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
@@ -243,4 +256,100 @@ fn a_generation_that_does_worse_is_taken_back_and_not_tried_again() {
     watcher.look();
     assert_eq!(serving(&slot), bench.base.id());
     assert_eq!(metrics.summary().generations["taken_back"], 1);
+}
+
+/// A registry on S3, and copies of generations that a bench made.
+fn on_s3(bench: &Bench, ids: &[&str]) -> (Server, Arc<dyn Store>) {
+    let server = Server::start();
+    let store: Arc<dyn Store> = Arc::new(S3::new("bucket", "registry", server.variables()).unwrap());
+    for id in ids {
+        let made = bench.dir.path().join(generation_key(id));
+        store.publish(&generation_key(id), &made, GENERATION, 0).unwrap();
+    }
+    (server, store)
+}
+
+/// Names of the copies, sorted.
+fn copies(bench: &Bench) -> Vec<String> {
+    let entries = std::fs::read_dir(bench.cache()).into_iter().flatten();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_promotion_on_s3_is_followed_and_two_generations_are_kept_here() {
+    let mut bench = Bench::new();
+    let ids = ["one", "two", "three"].map(|name| bench.generation(name, |_, _| {}));
+    let (server, store) = on_s3(&bench, &[&ids[0], &ids[1], &ids[2]]);
+    let (mut watcher, slot, _, metrics) = bench.watcher_of(Arc::clone(&store), ServedWeights::F32);
+    watcher.look();
+    assert_eq!(serving(&slot), bench.base.id(), "an empty registry changes nothing");
+    for id in &ids {
+        bench.promote_in(&*store, Some(id));
+        watcher.look();
+        assert_eq!(serving(&slot), *id);
+    }
+    let mut kept = ids[1..].to_vec();
+    kept.sort();
+    assert_eq!(copies(&bench), kept);
+    server.requests();
+    watcher.look();
+    assert_eq!(
+        server.requests(),
+        ["GET bucket"],
+        "a look that finds nothing new is a listing"
+    );
+    bench.promote_in(&*store, Some(&ids[1]));
+    server.requests();
+    watcher.look();
+    assert_eq!(serving(&slot), ids[1]);
+    let asked = server.requests();
+    assert!(
+        !asked.iter().any(|request| request.contains("generations/")),
+        "the copy was there: {asked:?}"
+    );
+    bench.promote_in(&*store, None);
+    watcher.look();
+    assert_eq!(serving(&slot), bench.base.id());
+    assert_eq!(copies(&bench), [ids[1].clone()]);
+    assert_eq!(metrics.summary().registry_errors, 0);
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_changes_nothing_and_is_asked_again() {
+    let mut bench = Bench::new();
+    let ids = ["one", "two"].map(|name| bench.generation(name, |_, _| {}));
+    let (server, store) = on_s3(&bench, &[&ids[0], &ids[1]]);
+    let (mut watcher, slot, _, metrics) = bench.watcher_of(Arc::clone(&store), ServedWeights::F32);
+    bench.promote_in(&*store, Some(&ids[0]));
+    watcher.look();
+    bench.promote_in(&*store, Some(&ids[1]));
+    for fault in [Fault::Forbids, Fault::FailsDownloadsAfter(1)] {
+        server.fault(fault);
+        watcher.look();
+        assert_eq!(serving(&slot), ids[0], "{fault:?}");
+    }
+    let summary = metrics.summary();
+    assert_eq!(summary.registry_errors, 2);
+    assert_eq!(summary.generations["loaded"], 1, "{summary:?}");
+    assert!(!summary.generations.contains_key("refused"), "{summary:?}");
+    server.fault(Fault::None);
+    watcher.look();
+    assert_eq!(serving(&slot), ids[1]);
+}
+
+#[test]
+fn a_byte_that_changed_on_s3_is_refused_and_no_copy_of_it_stays() {
+    let mut bench = Bench::new();
+    let id = bench.generation("flipped", |_, _| {});
+    let (server, store) = on_s3(&bench, &[&id]);
+    let (mut watcher, slot, _, metrics) = bench.watcher_of(Arc::clone(&store), ServedWeights::F32);
+    let key = format!("bucket/registry/{}/{ENCODER}", generation_key(&id));
+    server.change(&key, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    bench.promote_in(&*store, Some(&id));
+    watcher.look();
+    assert_eq!(serving(&slot), bench.base.id());
+    assert_eq!(metrics.summary().generations["refused"], 1);
+    assert!(copies(&bench).is_empty());
 }

@@ -46,7 +46,7 @@ fn dataset(dir: &Path) -> Dataset {
         base: String::new(),
         reserve_bytes: 0,
     };
-    curate::run(&settings, &Erasures::open(dir).unwrap(), &dir.join("out")).unwrap();
+    curate::run(&settings, &Erasures::default(), &dir.join("out")).unwrap();
     Dataset::open(&dir.join("out")).unwrap()
 }
 
