@@ -49,9 +49,11 @@ pub enum TelemetryError {
 }
 
 /// Logs to stderr, in colour on a terminal; RUST_LOG is the filter, `default_filter` when it is unset
-/// or unreadable. Later calls do nothing.
+/// or unreadable. Of the client of S3, which tells every retry, warnings alone. Later calls do nothing.
 pub fn init_tracing(default_filter: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let quiet = "object_store=warn".parse().expect("it is a directive");
+    let filter = filter.add_directive(quiet);
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // a second subscriber in one process (tests, the demo) is refused; the first stays
     let _ = tracing_subscriber::fmt()
