@@ -9,19 +9,24 @@ use crate::rig::root;
 
 const FOLDERS: [&str; 5] = ["agent", "model", "pipeline", "deploy", "tests"];
 /// Folder of each package, and which of ours it may import; what joins them all is in [`JOINS`].
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("agent", &["ecg", "service"]),
     ("agent/bedside", &["ecg", "service"]),
     ("agent/ecg", &[]),
     ("agent/service", &[]),
     ("model", &["ecg"]),
-    ("model/node", &["model", "ecg", "service"]),
+    ("model/node", &["model", "ecg", "service", "store", "s3"]),
+    ("model/store", &["model", "service", "s3"]),
     ("pipeline/review", &["ecg", "service"]),
-    ("pipeline", &["model", "node", "bedside", "score", "ecg", "service"]),
+    (
+        "pipeline",
+        &["model", "node", "bedside", "score", "ecg", "service", "store", "s3"],
+    ),
     ("pipeline/score", &[]),
+    ("tests/s3", &[]),
 ];
 const JOINS: [&str; 2] = ["deploy/standalone", "tests"];
-const OURS: [&str; 11] = [
+const OURS: [&str; 13] = [
     "agent",
     "bedside",
     "ecg",
@@ -29,9 +34,11 @@ const OURS: [&str; 11] = [
     "node",
     "pipeline",
     "review",
+    "s3",
     "score",
     "service",
     "standalone",
+    "store",
     "tests",
 ];
 /// First part of a dependency's name, and the folders of packages that may not have it.

@@ -69,7 +69,11 @@ fn norms_equal_the_composed_ones() -> Result<()> {
                 Ok(y)
             }
         };
-        check(&[x.clone()], |x| norm.clone().apply(&x[0]), |x| composed(&x[0]));
+        check(
+            std::slice::from_ref(&x),
+            |x| norm.clone().apply(&x[0]),
+            |x| composed(&x[0]),
+        );
     }
     Ok(())
 }
@@ -105,7 +109,7 @@ fn a_rotation_equals_the_composed_one_and_its_gradient_turns_back() -> Result<()
             };
             Tensor::cat(&[turned, x.narrow(3, 6, 2)?.contiguous()?], 3)
         };
-        check(&[x.clone()], |x| turn(&x[0]), |x| composed(&x[0]));
+        check(std::slice::from_ref(&x), |x| turn(&x[0]), |x| composed(&x[0]));
     }
     Ok(())
 }
@@ -144,7 +148,7 @@ fn cross_entropy_equals_the_composed_one_and_skips_what_weighs_nothing() -> Resu
     };
     let logits = (random(&[2, 3, 19], 1.3)? * 9.0)?;
     let loss = |logits: &Tensor| crate::loss::cross_entropy(logits, &targets, &weights);
-    check(&[logits.clone()], |x| loss(&x[0]), |x| composed(&x[0]));
+    check(std::slice::from_ref(&logits), |x| loss(&x[0]), |x| composed(&x[0]));
     let rows = logits.reshape((6, 19))?;
     let logprobs = rows.apply_op1_no_bwd(&LogSoftmax)?;
     assert!(distance(&logprobs, &candle_nn::ops::log_softmax(&rows, 1)?)? < ERROR_MAX);
