@@ -33,13 +33,13 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 32)]
     pub width: usize,
     /// Basic blocks of each encoder stage.
-    #[arg(long, value_delimiter = ',', default_values_t = [2, 2, 2, 1])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1, 1, 1])]
     pub blocks: Vec<usize>,
     /// Taps of the blocks' convolutions.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 7)]
     pub kernel: usize,
     /// Groups of channels that the blocks' convolutions keep apart.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 1)]
     pub groups: usize,
     /// Neighbouring samples averaged into one before the encoder: 4 turns 500 Hz into 125 Hz.
     #[arg(long, default_value_t = 4)]
@@ -77,13 +77,13 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 2e-3)]
     pub text_lr: f64,
     /// Peak learning rate on statements.
-    #[arg(long, default_value_t = 4e-3)]
+    #[arg(long, default_value_t = 3e-3)]
     pub label_lr: f64,
     /// Peak learning rate of the projector, on recordings with their reports.
     #[arg(long, default_value_t = 2e-3)]
     pub projector_lr: f64,
     /// Peak learning rate of the encoder, on recordings with their reports.
-    #[arg(long, default_value_t = 4e-4)]
+    #[arg(long, default_value_t = 2e-4)]
     pub encoder_lr: f64,
     /// Peak learning rate of the decoder while it learns to read the ECG.
     #[arg(long, default_value_t = 5e-4)]
@@ -122,10 +122,10 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 0.15)]
     pub evidence_dropout: f32,
     /// Probability that a training prompt misses a statement of its report, as the encoder's head may.
-    #[arg(long, default_value_t = 0.25)]
+    #[arg(long, default_value_t = 0.3)]
     pub finding_missed: f32,
     /// Statements that a training prompt draws too many, on average; some are its report's anyway.
-    #[arg(long, default_value_t = 1.2)]
+    #[arg(long, default_value_t = 0.3)]
     pub finding_made_up: f32,
     /// Name in the bundle's manifest.
     #[arg(long, default_value = "meit-small-ptbxl")]

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use score::clinical::{Findings, Named, Tally, classes, findings};
 
 /// Expected F1 below which a statement is never named: most of what it would say is wrong.
-const EXPECTED_F1_MIN: f64 = 0.3;
+const EXPECTED_F1_MIN: f64 = 0.25;
 /// Threshold of a statement that is never named.
 const NEVER: f32 = 1.0;
 

@@ -124,16 +124,21 @@ impl TrainingData {
             tokenizer,
             statements,
         };
-        eprintln!(
-            "{} reports, {} recordings to train on, {} to validate on, {} statements, {} SCP labels, {} tokens",
-            opened.text.len(),
-            train.len(),
-            validation.len(),
-            opened.statements.len(),
-            opened.scp,
-            opened.tokenizer.size()
-        );
+        eprintln!("{}", opened.found());
         Ok(opened)
+    }
+
+    /// What was found, as a line for people.
+    fn found(&self) -> String {
+        format!(
+            "{} reports, {} recordings to train on, {} to validate on, {} statements, {} SCP labels, {} tokens",
+            self.text.len(),
+            self.train.ecgs.len(),
+            self.validation.ecgs.len(),
+            self.statements.len(),
+            self.scp,
+            self.tokenizer.size()
+        )
     }
 
     /// A report after a prompt that tells its measurements and these statements, as far as the run's evidence goes.

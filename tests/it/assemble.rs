@@ -11,6 +11,7 @@ use model::assemble::{Parts, assemble};
 use model::bundle::{self, Bundle, Manifest};
 use model::config::{Block, EncoderConfig, ResnetConfig, Trunk, VimConfig, VitConfig};
 use model::decoder::Decoder;
+use model::evidence::Evidence;
 use model::fusion::Fusion;
 use model::generate::DecodeOptions;
 use model::init;
@@ -93,6 +94,7 @@ fn parts(from: &Path, fusion: &Fusion, trunk: Trunk) -> (Made, Manifest) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/bundle/bundle.json");
     let mut manifest: Manifest = serde_json::from_slice(&std::fs::read(shipped).unwrap()).unwrap();
     (manifest.encoder, manifest.fusion) = (config, fusion.clone());
+    (manifest.evidence, manifest.findings) = (Evidence::Measurements, Vec::new());
     let made = Made {
         dir,
         architecture,
