@@ -64,16 +64,18 @@ impl FindingsHead {
     /// A tensor operation that fails.
     pub fn named(&self, frames: &Tensor) -> candle_core::Result<Vec<Vec<&str>>> {
         let rows = probabilities(&self.linear.forward(&pooled(frames)?)?)?;
-        let names = |row: &Vec<f32>| {
-            let named = self
-                .findings
-                .iter()
-                .zip(row)
-                .filter(|(finding, p)| **p > finding.threshold);
-            named.map(|(finding, _)| finding.name.as_str()).collect()
-        };
+        let name = |at: usize| self.findings[at].name.as_str();
+        let names = |row: &Vec<f32>| named(&self.findings, row).into_iter().map(name).collect();
         Ok(rows.iter().map(names).collect())
     }
+}
+
+/// Places of the statements that one recording's probabilities name, rising.
+pub fn named(findings: &[Finding], probabilities: &[f32]) -> Vec<usize> {
+    let each = findings.iter().zip(probabilities).enumerate();
+    each.filter(|(_, (finding, p))| **p > finding.threshold)
+        .map(|(at, _)| at)
+        .collect()
 }
 
 /// What the head sees: frames (B, S', F) -> mean and maximum over time (B, 2 F).

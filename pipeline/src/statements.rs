@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use model::findings::Finding;
+use model::findings::{Finding, named};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use score::clinical::{Findings, Named, Tally, classes, findings};
@@ -97,12 +97,7 @@ impl Statements {
 
     /// How well naming `findings` by these probabilities agrees with the recordings' own lists.
     pub fn agreement(&self, findings: &[Finding], probabilities: &[Vec<f32>], own: &[&[usize]]) -> Agreement {
-        let told = |row: &Vec<f32>| {
-            (0..row.len())
-                .filter(|&at| row[at] > findings[at].threshold)
-                .collect::<Vec<_>>()
-        };
-        let told: Vec<Vec<usize>> = probabilities.iter().map(told).collect();
+        let told: Vec<Vec<usize>> = probabilities.iter().map(|row| named(findings, row)).collect();
         let set = |places: &[usize]| Named::from_codes(places.iter().map(|&at| self.codes[at]));
         let tally = Tally::of(told.iter().zip(own).map(|(told, own)| (set(told), set(own))));
         let extra = |a: &[usize], b: &[usize]| a.iter().filter(|at| !b.contains(at)).count();

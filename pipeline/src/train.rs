@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::config::DecoderConfig;
 use model::evidence::Evidence;
-use model::findings::Finding;
+use model::findings::{Finding, named};
 use model::meit::Meit;
 use model::mode::{Mode, Training};
 use rand::{Rng as _, SeedableRng as _};
@@ -356,8 +356,7 @@ impl<'a> Trainer<'a> {
             .zip(&seen.frames)
             .zip(&seen.probabilities);
         let losses = recordings.map(|((told, frames), row)| {
-            let named = (0..row.len()).filter(|&at| row[at] > seen.findings[at].threshold);
-            let row = self.data.row(told, &named.collect::<Vec<_>>())?;
+            let row = self.data.row(told, &named(&seen.findings, row))?;
             let targets = (row.ids.len() - row.prompt_len) as f64;
             let loss = self.language(&[row], Some(frames), &Mode::Eval)?.to_scalar::<f32>()?;
             anyhow::Ok((f64::from(loss) * targets, targets))
