@@ -20,6 +20,7 @@ pub mod checks;
 pub mod columns;
 pub mod config;
 pub mod decoder;
+pub mod device;
 mod embedding;
 pub mod encoder;
 pub mod error;

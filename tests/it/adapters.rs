@@ -15,8 +15,10 @@ use node::slot::Slot;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::rig::root;
+
 fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/bundle")
+    root().join("model/bundle")
 }
 
 fn load(dir: &Path) -> Bundle {

@@ -22,6 +22,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::rig::copy;
+use crate::rig::root;
 
 /// A head with a bias, projected embeddings, shards, a tied head.
 const BASES: [&str; 4] = [
@@ -45,7 +46,7 @@ impl Made {
 }
 
 fn golden(part: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(part)
+    root().join("tests/golden").join(part)
 }
 
 fn resnet(block: Block) -> Trunk {
@@ -91,7 +92,7 @@ fn parts(from: &Path, fusion: &Fusion, trunk: Trunk) -> (Made, Manifest) {
     tensors.extend(init::fusion(fusion, &architecture, config.dim, &mut rng).unwrap());
     let tensors = tensors.into_iter().collect();
     candle_core::safetensors::save(&tensors, dir.path().join("encoder.safetensors")).unwrap();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/bundle/bundle.json");
+    let shipped = root().join("model/bundle/bundle.json");
     let mut manifest: Manifest = serde_json::from_slice(&std::fs::read(shipped).unwrap()).unwrap();
     (manifest.encoder, manifest.fusion) = (config, fusion.clone());
     (manifest.evidence, manifest.findings) = (Evidence::Measurements, Vec::new());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::fusion::Fusion;
@@ -16,12 +16,14 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::rig::device;
+
 const ECG_DIM: usize = 4;
 
 fn random(dims: &[usize], scale: f32, rng: &mut ChaCha8Rng) -> Tensor {
     let n = dims.iter().product();
     let values: Vec<f32> = (0..n).map(|_| scale * init::standard_normal(rng)).collect();
-    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, dims, &device()).unwrap()
 }
 
 /// A decoder of three layers whose every weight learns, or none, and its variables.
@@ -59,8 +61,8 @@ fn decoder(fusion: &Fusion, learns: bool) -> (Decoder, BTreeMap<String, Var>) {
 fn check(decoder: &Decoder, vars: &BTreeMap<String, Var>) {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let ecg = Var::from_tensor(&random(&[2, 3, ECG_DIM], 0.5, &mut rng)).unwrap();
-    let ids = Tensor::new(&[[3u32, 9, 4, 7, 5], [8, 3, 3, 2, 12]], &Device::Cpu).unwrap();
-    let weights = Tensor::new(&[[0f32, 1.0, 1.0, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0, 0.0]], &Device::Cpu).unwrap();
+    let ids = Tensor::new(&[[3u32, 9, 4, 7, 5], [8, 3, 3, 2, 12]], &device()).unwrap();
+    let weights = Tensor::new(&[[0f32, 1.0, 1.0, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0, 0.0]], &device()).unwrap();
     let run = |by_layer: bool| {
         let training = Training::new(0.2, ChaCha8Rng::seed_from_u64(5));
         let mode = Mode::Train(&training);
@@ -77,7 +79,7 @@ fn check(decoder: &Decoder, vars: &BTreeMap<String, Var>) {
             (loss, grads)
         };
         // the masks of a next step
-        let next = mode.dropout(&Tensor::ones(20, candle_core::DType::F32, &Device::Cpu).unwrap());
+        let next = mode.dropout(&Tensor::ones(20, candle_core::DType::F32, &device()).unwrap());
         (
             loss.to_scalar::<f32>().unwrap(),
             grads,
@@ -136,7 +138,7 @@ fn other_fusions_are_refused() {
         let (decoder, _) = decoder(&fusion, true);
         let ecg = random(&[1, 3, ECG_DIM], 0.5, &mut ChaCha8Rng::seed_from_u64(9));
         let prefix = decoder.prefix(&ecg).unwrap();
-        let ids = Tensor::new(&[[3u32, 9]], &Device::Cpu).unwrap();
+        let ids = Tensor::new(&[[3u32, 9]], &device()).unwrap();
         let refused = decoder.backward_by_layer(&ids, Some(&prefix), &Mode::Eval, |logits| logits.sum_all());
         assert!(
             refused

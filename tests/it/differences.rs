@@ -2,7 +2,9 @@
 //!
 //! Place: used by every test of a backward pass. Invariant: the variable has its values again when a check returns.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
+
+use crate::rig::device;
 
 /// How a gradient is compared.
 pub struct Differences {
@@ -26,7 +28,7 @@ impl Differences {
             let at = |delta: f64| {
                 let mut moved = values.clone();
                 moved[index] += delta;
-                var.set(&Tensor::from_vec(moved, original.shape(), &Device::Cpu).unwrap())
+                var.set(&Tensor::from_vec(moved, original.shape(), &device()).unwrap())
                     .unwrap();
                 loss()
             };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use model::config::EncoderConfig;
 use model::encoder::EcgEncoder;
 use model::init;
@@ -18,7 +18,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::golden::{error_max, largest, tensor};
-use crate::rig::root;
+use crate::rig::{device, root};
 
 const TRUNKS: [&str; 3] = ["resnet1d-basic", "vim", "vit1d"];
 /// Both libraries run in f32 and sum in another order; relative to the largest element.
@@ -26,7 +26,7 @@ const FRAMES_ERROR_MAX: f32 = 1e-5;
 const GRADIENT_ERROR_MAX: f32 = 1e-4;
 
 fn trunk(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/trunks").join(name)
+    root().join("tests/golden/trunks").join(name)
 }
 
 fn config(path: &Path) -> EncoderConfig {
@@ -34,7 +34,7 @@ fn config(path: &Path) -> EncoderConfig {
 }
 
 fn read(path: PathBuf) -> Weights {
-    Weights::load(&[&path], DType::F32, &Device::Cpu).unwrap()
+    Weights::load(&[&path], DType::F32, &device()).unwrap()
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn fresh_weights_of_every_trunk_are_what_the_config_counts_and_the_encoder_reads
             let counted: usize = trained.map(|(_, t)| t.elem_count()).sum();
             assert_eq!(config.parameters(), counted, "{name}");
             let weights = Weights::new(tensors);
-            let x = Tensor::randn(0f32, 1.0, (2, 5, 96), &Device::Cpu).unwrap();
+            let x = Tensor::randn(0f32, 1.0, (2, 5, 96), &device()).unwrap();
             let frames = EcgEncoder::load(&weights, &config).unwrap();
             let frames = frames.forward(&x, &Mode::Eval).unwrap();
             assert_eq!(frames.dims3().unwrap().2, config.features(), "{name}");
@@ -98,7 +98,7 @@ fn a_sequence_of_another_length_than_the_positions_is_an_error_with_both() {
         &config(&dir.join("encoder.json")),
     )
     .unwrap();
-    let x = Tensor::zeros((1, 5, 80), DType::F32, &Device::Cpu).unwrap();
+    let x = Tensor::zeros((1, 5, 80), DType::F32, &device()).unwrap();
     let error = encoder.forward(&x, &Mode::Eval).unwrap_err().to_string();
     assert!(error.contains("10 patches of 8") && error.contains("12"), "{error}");
 }

@@ -4,9 +4,9 @@
 //! finite differences, cached steps equal the full forward, and zero gates leave the backbone as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use candle_core::{DType, Device, IndexOp, Tensor, Var};
+use candle_core::{DType, IndexOp, Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::fusion::Fusion;
@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::differences::Differences;
 use crate::golden::{LOGITS_ERROR_MAX, error_max};
+use crate::rig::{device, root};
 
 /// One small golden decoder of each way to place positions and norms.
 const BACKBONES: [&str; 6] = [
@@ -62,15 +63,13 @@ fn random(shape: impl Into<candle_core::Shape>, scale: f32, rng: &mut ChaCha8Rng
     let values: Vec<f32> = (0..shape.elem_count())
         .map(|_| scale * init::standard_normal(rng))
         .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape, &device()).unwrap()
 }
 
 impl Fused {
     /// `moved` takes the fusion's weights, gates included, away from their start.
     fn new(backbone: &str, fusion: &Fusion, moved: f32) -> Self {
-        let dir: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("golden/decoders")
-            .join(backbone);
+        let dir: PathBuf = root().join("tests/golden/decoders").join(backbone);
         let architecture = Architecture::read(&dir.join("config.json")).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let ecg_dim = if matches!(fusion, Fusion::Prefix { .. }) {
@@ -79,7 +78,7 @@ impl Fused {
             7
         };
         let own = init::fusion(fusion, &architecture, ecg_dim, &mut rng).unwrap();
-        let base = Weights::load_checkpoint(&dir, DType::F32, &Device::Cpu).unwrap();
+        let base = Weights::load_checkpoint(&dir, DType::F32, &device()).unwrap();
         let own = own
             .into_iter()
             .map(|(name, t)| (name, (&t + random(t.shape(), moved, &mut rng)).unwrap()));
@@ -106,7 +105,7 @@ impl Fused {
             decoder,
             plain,
             ecg: Var::from_tensor(&ecg).unwrap(),
-            ids: Tensor::new(&[[3u32, 9, 4, 17, 5], [8, 3, 3, 21, 30]], &Device::Cpu).unwrap(),
+            ids: Tensor::new(&[[3u32, 9, 4, 17, 5], [8, 3, 3, 21, 30]], &device()).unwrap(),
         }
     }
 
@@ -265,7 +264,7 @@ fn every_fusion_continues_prompts_of_different_lengths_as_each_alone() {
 
 #[test]
 fn choices_that_do_not_fit_the_decoder_name_the_value_and_the_bound() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/decoders/llama-llama3-rope");
+    let dir = root().join("tests/golden/decoders/llama-llama3-rope");
     let a = Architecture::read(&dir.join("config.json")).unwrap();
     let error = |fusion: Fusion, dim: usize| fusion.validate(&a, dim).unwrap_err().to_string();
     let layers = Some(BTreeSet::from([0, 2]));

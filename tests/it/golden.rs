@@ -8,7 +8,7 @@ mod lora;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use model::config::EncoderConfig;
 use model::encoder::EcgEncoder;
 use model::mode::{Mode, Training};
@@ -16,16 +16,15 @@ use model::projector::Projector;
 use model::weights::Weights;
 use rand::SeedableRng;
 
+use crate::rig::{device, root};
+
 /// Accumulation order differs between the two libraries; both run in f32.
 pub const LOGITS_ERROR_MAX: f32 = 1e-4;
 /// Relative to a gradient's largest element.
 const GRADIENT_ERROR_MAX: f32 = 1e-2;
 
 pub fn golden(part: &str) -> PathBuf {
-    let root = std::env::var_os("MEIT_GOLDEN_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("MEIT_GOLDEN_DIR").map_or_else(|| root().join("tests/golden"), PathBuf::from);
     root.join(part)
 }
 
@@ -50,7 +49,7 @@ pub fn for_each(part: &str, check: impl Fn(&Path)) {
 }
 
 pub fn load(part: &str) -> Weights {
-    Weights::load(&[&golden(part)], DType::F32, &Device::Cpu).unwrap()
+    Weights::load(&[&golden(part)], DType::F32, &device()).unwrap()
 }
 
 pub fn tensor(w: &Weights, name: &str) -> Tensor {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
 use model::findings::pooled;
 use model::init;
@@ -19,6 +19,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::differences::Differences;
+use crate::rig::device;
 
 /// In f64 such differences are exact to about 1e-9 here; ReLU kinks are avoided by the seed.
 const DIFFERENCES: Differences = Differences {
@@ -79,19 +80,16 @@ impl Tiny {
         let features = 2 * encoder_config().features();
         tensors.insert(
             "head.weight".to_owned(),
-            Tensor::zeros((2, features), DType::F32, &Device::Cpu).unwrap(),
+            Tensor::zeros((2, features), DType::F32, &device()).unwrap(),
         );
-        tensors.insert(
-            "head.bias".to_owned(),
-            Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap(),
-        );
+        tensors.insert("head.bias".to_owned(), Tensor::zeros(2, DType::F32, &device()).unwrap());
         // away from zeros and ones, so that no gradient vanishes by symmetry
         for (name, tensor) in tensors.iter_mut().filter(|(name, _)| !name.contains("running_")) {
             let scale = if name.starts_with("decoder") { 0.4 } else { 0.1 };
             let noise: Vec<f32> = (0..tensor.elem_count())
                 .map(|_| scale * init::standard_normal(&mut rng))
                 .collect();
-            let noise = Tensor::from_vec(noise, tensor.shape(), &Device::Cpu).unwrap();
+            let noise = Tensor::from_vec(noise, tensor.shape(), &device()).unwrap();
             *tensor = (&*tensor + noise).unwrap();
         }
         tensors.values_mut().for_each(|t| *t = t.to_dtype(DType::F64).unwrap());
@@ -123,9 +121,9 @@ impl Tiny {
             head: Linear::load(&weights.pp("head"), features, 2).unwrap(),
             params,
             model,
-            x: Tensor::from_vec(x, (2, 3, 48), &Device::Cpu).unwrap(),
-            labels: Tensor::new(&[[1f64, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap(),
-            batch: TokenBatch::new(&[&rows[0], &rows[1]], 0, &Device::Cpu).unwrap(),
+            x: Tensor::from_vec(x, (2, 3, 48), &device()).unwrap(),
+            labels: Tensor::new(&[[1f64, 0.0], [0.0, 1.0]], &device()).unwrap(),
+            batch: TokenBatch::new(&[&rows[0], &rows[1]], 0, &device()).unwrap(),
         }
     }
 

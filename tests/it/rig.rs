@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agent::metrics::AgentSummary;
 use agent::settings::AgentSettings;
 use bedside::recording::Recording;
+use candle_core::Device;
 use ecg::packet::{Packet, PacketLead};
 use ecg::report::{BundleLineage, DecodeParameters};
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES, topic};
@@ -33,9 +34,18 @@ pub const STREAM: &str = "bed-01";
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const MARKER: &[u8] = b"end of test";
 
-/// Root of the repository.
+/// Where tests of the model's arithmetic run: MEIT_DEVICE ("cuda" in a build with that feature), else the CPU. Opened once, for
+/// tensors of two openings do not meet.
+pub fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || model::device::open(&std::env::var("MEIT_DEVICE").unwrap_or_else(|_| "cpu".to_owned())).unwrap();
+    DEVICE.get_or_init(open).clone()
+}
+
+/// Root of the repository: where cargo, or deploy/gpu/run.sh, says at run time that it is, else where the tests were built.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built)).join("..")
 }
 
 /// Three recordings that the gate accepts.

@@ -6,9 +6,11 @@ use pipeline::dataset::PtbXl;
 use pipeline::settings::TrainSettings;
 use pipeline::train;
 
+use crate::rig::root;
+
 /// The shipped recordings with most of their rows moved to training folds; every fifth stays in fold 9.
 fn dataset(dir: &Path) -> PtbXl {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ptbxl");
+    let shipped = root().join("tests/data/ptbxl");
     let mut reader = csv::Reader::from_path(shipped.join("ptbxl_database.csv")).unwrap();
     let header = reader.headers().unwrap().clone();
     let fold = header.iter().position(|c| c == "strat_fold").unwrap();

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use candle_core::Device;
 use clap::Parser;
 use model::bundle::Bundle;
 use node::canary::Canary;
@@ -42,7 +41,7 @@ struct Arguments {
     /// Directory of the bundle, instead of the setting node.bundle (model/bundle).
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// Where the bundle runs, "cpu" or "cuda:N", instead of the setting node.device (cpu).
+    /// Where the bundle runs, "cpu", "cuda" or "cuda:N", instead of the setting node.device (cpu).
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
 }
@@ -77,7 +76,7 @@ async fn start() -> anyhow::Result<()> {
     settings.node.bundle = arguments.bundle.unwrap_or(settings.node.bundle);
     settings.node.device = arguments.device.unwrap_or(settings.node.device);
     let section = &settings.node;
-    let device = device(&section.device)?;
+    let device = model::device::open(&section.device)?;
     let bundle = Bundle::load(&section.bundle, &device)
         .and_then(|bundle| bundle.served_as(section.weights))
         .with_context(|| format!("load bundle {} onto {}", section.bundle.display(), section.device))?;
@@ -106,32 +105,4 @@ async fn start() -> anyhow::Result<()> {
     let summary = node::run_with(settings, (slot, canary), metrics, shutdown).await?;
     println!("{}", serde_json::to_string(&summary).context("encode summary")?);
     Ok(())
-}
-
-/// The device of a name: "cpu" or "cuda:N".
-fn device(name: &str) -> anyhow::Result<Device> {
-    if name == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    let ordinal = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-    let ordinal: usize = ordinal.with_context(|| format!("device {name:?} is neither \"cpu\" nor \"cuda:N\""))?;
-    anyhow::ensure!(
-        candle_core::utils::cuda_is_available(),
-        "device {name:?} needs a build for CUDA, and this build has none; use \"cpu\""
-    );
-    Device::new_cuda(ordinal).with_context(|| format!("open device {name:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_device_is_named() {
-        assert!(device("cpu").unwrap().is_cpu());
-        for name in ["gpu", "cuda:", "cuda:x"] {
-            let error = device(name).unwrap_err().to_string();
-            assert!(error.contains(name), "{error}");
-        }
-    }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::{DType, Device, IndexOp, Tensor, Var};
+use candle_core::{DType, IndexOp, Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::family::MODEL_TYPES;
@@ -17,6 +17,7 @@ use model::weights::Weights;
 
 use super::{LOGITS_ERROR_MAX, error_max, tensor};
 use crate::differences::Differences;
+use crate::rig::{device, root};
 
 pub struct Golden {
     pub name: String,
@@ -31,8 +32,8 @@ pub struct Golden {
 impl Golden {
     fn open(dir: &Path) -> Self {
         let architecture = Architecture::read(&dir.join("config.json")).unwrap();
-        let weights = Weights::load_checkpoint(dir, DType::F32, &Device::Cpu).unwrap();
-        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &Device::Cpu).unwrap();
+        let weights = Weights::load_checkpoint(dir, DType::F32, &device()).unwrap();
+        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &device()).unwrap();
         Self {
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
             decoder: Decoder::load(&weights, &architecture).unwrap(),
@@ -194,7 +195,7 @@ fn text_past_the_last_learned_position_is_an_error_with_both_numbers() {
         let Some(most) = golden.decoder.architecture().positions_max() else {
             return;
         };
-        let ids = Tensor::ones((1, most + 1), DType::U32, &Device::Cpu).unwrap();
+        let ids = Tensor::ones((1, most + 1), DType::U32, &device()).unwrap();
         let decoder = &golden.decoder;
         let error = decoder.forward_last(&ids, None, &mut decoder.cache()).unwrap_err();
         let text = error.to_string();
@@ -207,7 +208,7 @@ fn text_past_the_last_learned_position_is_an_error_with_both_numbers() {
 
 #[test]
 fn every_family_is_among_the_shipped_golden_decoders() {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/decoders");
+    let shipped = root().join("tests/golden/decoders");
     let dirs = std::fs::read_dir(shipped).unwrap().map(|entry| entry.unwrap().path());
     let types: BTreeSet<String> = dirs
         .map(|dir| Architecture::read(&dir.join("config.json")).unwrap().model_type)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
-use candle_core::{D, DType, Device, IndexOp, Tensor, Var};
+use candle_core::{D, DType, IndexOp, Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::generate::{DecodeOptions, generate};
@@ -18,6 +18,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{LOGITS_ERROR_MAX, error_max, largest, tensor};
+
+use crate::rig::device;
 
 /// torch's and candle's sums differ in their order.
 const LOSS_ERROR_MAX: f32 = 1e-4;
@@ -34,8 +36,8 @@ struct Golden {
 impl Golden {
     fn open(dir: &Path) -> Self {
         let architecture = Architecture::read(&dir.join("config.json")).unwrap();
-        let weights = Weights::load_checkpoint(dir, DType::F32, &Device::Cpu).unwrap();
-        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &Device::Cpu).unwrap();
+        let weights = Weights::load_checkpoint(dir, DType::F32, &device()).unwrap();
+        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &device()).unwrap();
         Self {
             dir: dir.to_owned(),
             decoder: Decoder::load(&weights, &architecture).unwrap(),
@@ -58,7 +60,7 @@ impl Golden {
             let values: Vec<f32> = (0..t.elem_count())
                 .map(|i| ((i as f32 + seed as f32) * 0.7).sin() * 0.1)
                 .collect();
-            (name, Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap())
+            (name, Tensor::from_vec(values, t.shape(), &device()).unwrap())
         });
         Adapter::new(fresh.config().clone(), &moved.collect(), &self.decoder).unwrap()
     }
@@ -178,7 +180,7 @@ fn only_the_adapter_has_gradients() {
         let adapted = golden.decoder.with_adapter(&adapter);
         let loss = golden.loss(&logits(&adapted, &golden.ids, &golden.ecg));
         let grads = loss.backward().unwrap();
-        let weights = Weights::load_checkpoint(&golden.dir, DType::F32, &Device::Cpu).unwrap();
+        let weights = Weights::load_checkpoint(&golden.dir, DType::F32, &device()).unwrap();
         let base: Vec<Vec<usize>> = weights.tensors().values().map(|t| t.dims().to_vec()).collect();
         let matrices = grads
             .get_ids()
@@ -196,7 +198,7 @@ fn only_the_adapter_has_gradients() {
 #[test]
 fn a_half_precision_base_trains_an_f32_adapter() {
     for_each(|golden| {
-        let weights = Weights::load_checkpoint(&golden.dir, DType::BF16, &Device::Cpu).unwrap();
+        let weights = Weights::load_checkpoint(&golden.dir, DType::BF16, &device()).unwrap();
         let decoder = Decoder::load(&weights, golden.decoder.architecture()).unwrap();
         let (adapter, vars) = Adapter::load(&golden.dir.join("adapter"), &decoder)
             .map(|adapter| adapter.trainable().unwrap())

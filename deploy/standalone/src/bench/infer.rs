@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Tokens decoded in each row.
     #[arg(long = "new", default_value_t = 64)]
     new_tokens: usize,
-    /// cpu, or cuda in a build that has it.
+    /// cpu, or cuda, cuda:N in a build with that feature.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Runs, of which the fastest counts.
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         sizes.iter().all(|&n| n > 0) && arguments.new_tokens > 1,
         "--batch, --prompt and --runs must be at least 1 and --new at least 2"
     );
-    let device = super::shape::device(&arguments.device)?;
+    let device = model::device::open(&arguments.device)?;
     let decoder = arguments.shape.decoder(arguments.dtype, &device)?;
     let (mut whole, mut prompt_alone) = (f64::MAX, f64::MAX);
     for _ in 0..arguments.runs {

@@ -59,18 +59,6 @@ impl WeightType {
     }
 }
 
-/// The device of this name.
-///
-/// # Errors
-/// Another name than cpu or cuda; no such device, or a build without it.
-pub fn device(name: &str) -> anyhow::Result<Device> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::new_cuda(0)?),
-        other => anyhow::bail!("--device is {other}: must be cpu or cuda"),
-    }
-}
-
 impl Shape {
     pub fn config(self) -> DecoderConfig {
         let (hidden, mlp, layers, heads, kv_heads, vocabulary) = match self {

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Keeps the input of each layer alone and computes the rest again for the gradient: less memory, more time.
     #[arg(long)]
     checkpoint: bool,
-    /// cpu, or cuda in a build that has it.
+    /// cpu, or cuda, cuda:N in a build with that feature.
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         arguments.batch > 0 && arguments.tokens > 1 && arguments.steps > 1,
         "--batch must be at least 1, --tokens and --steps at least 2"
     );
-    let device = super::shape::device(&arguments.device)?;
+    let device = model::device::open(&arguments.device)?;
     let quantised = arguments.dtype.blocks().is_some();
     ensure!(!quantised, "--dtype is quantised: such weights serve and never train");
     let base = arguments.shape.decoder(arguments.dtype, &device)?;
@@ -109,7 +109,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         seconds_per_step,
         tokens_per_s: (arguments.batch * arguments.tokens) as f64 / seconds_per_step,
         peak_rss_mb: memory_kib_max().context("VmHWM in /proc/self/status")? * 1024.0 / 1e6,
-        peak_device_mb: None,
+        peak_device_mb: model::device::peak_bytes(&device)?.map(|bytes| bytes as f64 / 1e6),
         adapter_parameters: adapter.parameters(),
         loss_first: losses[0],
         loss_last: losses[losses.len() - 1],
