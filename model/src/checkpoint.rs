@@ -1,7 +1,8 @@
 //! Gradient checkpointing: a backward pass that keeps what goes into each layer and computes the rest of it again.
 //!
-//! Place: instead of `Decoder::forward` and `backward` where memory is scarce; costs a second forward. Invariant: loss and gradients
-//! are those of the pass that keeps everything, dropout included, bit for bit but in an embedding that is tied to the head.
+//! Place: instead of `Decoder::forward` and `backward` where memory is scarce; costs a second forward. Invariant: the loss
+//! is that of the pass that keeps everything, dropout included, bit for bit; so are the gradients, but where those of one tensor's several
+//! uses are added in another order.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};

@@ -58,8 +58,22 @@ impl AdamW {
         decay: f64,
         rate: impl Fn(&str) -> f64,
     ) -> candle_core::Result<f64> {
-        let grads = loss.backward()?;
-        let norm = global_norm(&grads, vars.clone())?;
+        self.descend_by(&loss.backward()?, vars, clip_norm, decay, rate)
+    }
+
+    /// As [`Self::descend`], down a loss whose gradients are `grads`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn descend_by<'a>(
+        &mut self,
+        grads: &GradStore,
+        vars: impl Iterator<Item = (&'a String, &'a Var)> + Clone,
+        clip_norm: f64,
+        decay: f64,
+        rate: impl Fn(&str) -> f64,
+    ) -> candle_core::Result<f64> {
+        let norm = global_norm(grads, vars.clone())?;
         if !norm.is_finite() {
             return Ok(norm);
         }

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use model::bundle::{ADAPTER, Bundle, ENCODER};
 use model::decoder::Decoder;
 use model::encoder::EcgEncoder;
+use model::fusion::Fusion;
 use model::lora::{Adapter, AdapterConfig, Targets};
 use model::meit::EcgInput;
 use model::mode::{Mode, Training};
@@ -114,6 +116,11 @@ impl<'a> Learner<'a> {
             asked.rank,
             asked.alpha
         );
+        ensure!(
+            !asked.by_layer || matches!(bundle.manifest().fusion, Fusion::Prefix { .. }),
+            "pipeline.train.by_layer is true, and the base's fusion is {:?}: it takes fusion \"prefix\" alone",
+            bundle.manifest().fusion
+        );
         let mut tensors = start.tensors()?;
         let encoder = Weights::load(&[&parent.unwrap_or(base).join(ENCODER)], DType::F32, &Device::Cpu)?;
         let encoder = encoder.tensors().iter();
@@ -208,7 +215,7 @@ impl<'a> Learner<'a> {
     fn step(&self, step: u64, steps: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
         let train = &self.recipe.train;
         let training = Training::new(train.dropout, step_rng(self.recipe.seed, STAGE_DROPOUT, step));
-        let loss = self.loss(picked, &Mode::Train(&training))?;
+        let (loss, grads) = self.gradients(picked, &Mode::Train(&training))?;
         let value = loss.to_scalar::<f32>()?;
         let finite = |what, value: f64| {
             let not = NotFinite { what, value, step };
@@ -216,7 +223,7 @@ impl<'a> Learner<'a> {
         };
         finite("loss", f64::from(value))?;
         let rate = train.learning_rate * schedule(step, steps, train.warmup);
-        let norm = optimizer.descend(&loss, self.learning(), train.clip_norm, train.weight_decay, |_| rate)?;
+        let norm = optimizer.descend_by(&grads, self.learning(), train.clip_norm, train.weight_decay, |_| rate)?;
         finite("gradient norm", norm)?;
         Ok(value)
     }
@@ -227,8 +234,8 @@ impl<'a> Learner<'a> {
         all.filter(move |(name, _)| encoder_learns || !name.starts_with(ENCODER_PREFIX))
     }
 
-    /// Mean weighted language loss of some samples.
-    fn loss(&self, picked: &[usize], mode: &Mode) -> anyhow::Result<Tensor> {
+    /// Mean weighted language loss of some samples, and its gradients.
+    fn gradients(&self, picked: &[usize], mode: &Mode) -> anyhow::Result<(Tensor, GradStore)> {
         let rows: Vec<&Row> = picked.iter().map(|&i| &self.rows[i]).collect();
         let batch = TokenBatch::new(&rows, self.bundle.drafting().tokenizer.pad(), &Device::Cpu)?;
         let embedded = match self.recipe.train.encoder {
@@ -239,9 +246,16 @@ impl<'a> Learner<'a> {
             }
         };
         let prefix = self.decoder.prefix_in(&embedded, mode)?;
+        let loss = |logits: &Tensor| language_loss(logits, &batch);
+        if self.recipe.train.by_layer {
+            return Ok(self
+                .decoder
+                .backward_by_layer(&batch.inputs, Some(&prefix), mode, loss)?);
+        }
         let mut cache = self.decoder.cache();
-        let logits = self.decoder.forward(&batch.inputs, Some(&prefix), &mut cache, mode)?;
-        Ok(language_loss(&logits, &batch)?)
+        let loss = loss(&self.decoder.forward(&batch.inputs, Some(&prefix), &mut cache, mode)?)?;
+        let grads = loss.backward()?;
+        Ok((loss, grads))
     }
 
     /// Embeddings (B, P, D); batch norms keep their statistics, so a sample's embedding does not depend on its batch.

@@ -99,6 +99,9 @@ pub struct AdapterSettings {
     pub clip_norm: f64,
     /// Dropout in the decoder.
     pub dropout: f32,
+    /// One layer's graph in memory at a time, for a second forward pass; the weights are the same up to rounding.
+    #[serde(default)]
+    pub by_layer: bool,
     /// Steps between two checkpoints.
     pub checkpoint_steps: u64,
 }

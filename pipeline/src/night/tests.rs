@@ -4,7 +4,10 @@
 
 use std::io::Write as _;
 
+use candle_core::DType;
 use ecg::segment::Segment;
+use model::bundle::{ADAPTER, ENCODER};
+use model::lora::ADAPTER_WEIGHTS;
 use model::registry::generation_key;
 
 use super::*;
@@ -117,6 +120,35 @@ fn ended(progress: Progress) -> Outcome {
     match progress {
         Progress::Ended(outcome) => outcome,
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn gradients_by_layer_give_the_same_adapter_and_encoder() {
+    let bench = Bench::new();
+    let learnt = |by_layer: bool, encoder: EncoderMode| {
+        let (registry, work) = (
+            format!("registry-{by_layer}-{encoder:?}"),
+            format!("work-{by_layer}-{encoder:?}"),
+        );
+        let mut settings = bench.settings();
+        (settings.registry, settings.work) = (bench.path(&registry).into(), bench.path(&work));
+        (settings.train.by_layer, settings.train.encoder) = (by_layer, encoder);
+        let generation = ended(run(&settings, "night-1").unwrap()).generation.unwrap();
+        let dir = bench.path(&registry).join(generation_key(&generation));
+        [format!("{ADAPTER}/{ADAPTER_WEIGHTS}"), ENCODER.to_owned()]
+            .map(|file| candle_core::safetensors::load(dir.join(file), &Device::Cpu).unwrap())
+    };
+    for encoder in [EncoderMode::Frozen, EncoderMode::Trainable] {
+        for (by_layer, whole) in learnt(true, encoder).iter().zip(&learnt(false, encoder)) {
+            assert!(!whole.is_empty() && by_layer.len() == whole.len());
+            for (name, whole) in whole {
+                let apart = (&by_layer[name] - whole).unwrap().to_dtype(DType::F32).unwrap();
+                let apart = apart.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                // gradients of one tensor are added in another order; a step moves a weight by up to 1e-3
+                assert!(apart < 2e-6, "{encoder:?} {name}: {apart}");
+            }
+        }
     }
 }
 
