@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
-use model::lora::{Adapter, AdapterConfig, Targets};
+use model::lora::{Adaptable, Adapter, AdapterConfig, Targets};
 use model::mode::Mode;
 use model::weights::Weights;
 use rand::SeedableRng;

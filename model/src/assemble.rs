@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::architecture::Architecture;
+use crate::backbone::BackboneConfig;
 use crate::bundle::{self, Bundle, Manifest};
 use crate::error::{Error, Result};
 use crate::files;
@@ -33,24 +33,7 @@ pub struct Parts<'a> {
 /// # Errors
 /// A part that cannot be read or written; a bundle that does not load.
 pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path) -> Result<Bundle> {
-    let tokens = write_tokenizer(&parts.base.join(bundle::TOKENIZER), &out.join(bundle::TOKENIZER))?;
-    let config_path = parts.base.join(bundle::DECODER_CONFIG);
-    let mut config: Value = files::parse(&config_path, &files::read(&config_path)?)?;
-    let architecture = Architecture::from_json(&config)?;
-    if tokens > architecture.vocab_size {
-        config["vocab_size"] = Value::from(tokens);
-        write_grown(parts.base, out, &architecture, tokens)?;
-    } else {
-        for shard in weights::shards(parts.base)? {
-            copy(&parts.base.join(&shard), &out.join(&shard))?;
-        }
-        let index = parts.base.join(weights::INDEX);
-        if index.exists() {
-            copy(&index, &out.join(weights::INDEX))?;
-        }
-    }
-    let config_path = out.join(bundle::DECODER_CONFIG);
-    files::write(&config_path, &files::pretty(&config_path, &config)?)?;
+    language_model(parts.base, out)?;
     copy(parts.encoder, &out.join(bundle::ENCODER))?;
     if let Some(adapter) = parts.adapter {
         for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
@@ -59,6 +42,31 @@ pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path) -> Result<Bundle>
     }
     bundle::seal(out, manifest)?;
     Bundle::load(out, &Device::Cpu)
+}
+
+/// Writes a base's tokenizer with the template's tokens, and its config and weights with a place for each, into `out`.
+///
+/// # Errors
+/// A part that cannot be read or written.
+pub fn language_model(base: &Path, out: &Path) -> Result<()> {
+    let tokens = write_tokenizer(&base.join(bundle::TOKENIZER), &out.join(bundle::TOKENIZER))?;
+    let config_path = base.join(bundle::DECODER_CONFIG);
+    let mut config: Value = files::parse(&config_path, &files::read(&config_path)?)?;
+    let backbone = BackboneConfig::from_json(&config)?;
+    if tokens > backbone.vocab_size() {
+        config["vocab_size"] = Value::from(tokens);
+        write_grown(base, out, &backbone, tokens)?;
+    } else {
+        for shard in weights::shards(base)? {
+            copy(&base.join(&shard), &out.join(&shard))?;
+        }
+        let index = base.join(weights::INDEX);
+        if index.exists() {
+            copy(&index, &out.join(weights::INDEX))?;
+        }
+    }
+    let config_path = out.join(bundle::DECODER_CONFIG);
+    files::write(&config_path, &files::pretty(&config_path, &config)?)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -83,21 +91,15 @@ fn write_tokenizer(from: &Path, to: &Path) -> Result<usize> {
     Ok(tokenizer.get_vocab_size(true))
 }
 
-/// Writes the base in one file, its embedding, head and head bias grown to `rows`.
-fn write_grown(base: &Path, out: &Path, a: &Architecture, rows: usize) -> Result<()> {
-    let grows = |name: &str| {
-        let of = |module: &str| {
-            let module = name.strip_suffix(module);
-            module.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        of(&format!("{}.weight", a.names.embed))
-            || of(&format!("{}.weight", a.names.head))
-            || of(&format!("{}.bias", a.names.head))
-    };
+/// Writes the base in one file, each table of its vocabulary grown to `size`.
+fn write_grown(base: &Path, out: &Path, backbone: &BackboneConfig, size: usize) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for shard in weights::shards(base)? {
         weights::for_each_tensor(&base.join(shard), |name, tensor| {
-            let tensor = if grows(&name) { grown(&tensor, rows)? } else { tensor };
+            let tensor = match backbone.vocabulary_axis(&name) {
+                Some(axis) => grown(&tensor, axis, size)?,
+                None => tensor,
+            };
             tensors.insert(name, tensor);
             Ok(())
         })?;
@@ -105,11 +107,14 @@ fn write_grown(base: &Path, out: &Path, a: &Architecture, rows: usize) -> Result
     files::write(&out.join(weights::SINGLE), &files::safetensors(&tensors)?)
 }
 
-/// (V, ..) -> (rows, ..): new rows are the mean of the old.
-fn grown(table: &Tensor, rows: usize) -> Result<Tensor> {
-    let more = rows - table.dim(0)?;
-    let mean = table.to_dtype(DType::F32)?.mean_keepdim(0)?.to_dtype(table.dtype())?;
+/// A table with `size` places on `axis`: new ones are the mean of the old.
+fn grown(table: &Tensor, axis: usize, size: usize) -> Result<Tensor> {
+    let more = size - table.dim(axis)?;
+    let mean = table
+        .to_dtype(DType::F32)?
+        .mean_keepdim(axis)?
+        .to_dtype(table.dtype())?;
     let mut shape = table.dims().to_vec();
-    shape[0] = more;
-    Ok(Tensor::cat(&[table, &mean.broadcast_as(shape)?.contiguous()?], 0)?)
+    shape[axis] = more;
+    Ok(Tensor::cat(&[table, &mean.broadcast_as(shape)?.contiguous()?], axis)?)
 }

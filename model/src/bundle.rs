@@ -1,7 +1,7 @@
 //! A bundle: everything that turns ECGs into text, in one directory, each part named by its hash.
 //!
 //! Place: written by the pipeline, loaded by a node at start. Layout: bundle.json; config.json and model.safetensors, or an
-//! index and its shards (decoder); encoder.safetensors (encoder and projector); tokenizer.json; adapter/, where there is one.
+//! index and its shards (language model); encoder.safetensors (encoder and projector); tokenizer.json; adapter/, where there is one.
 //! Invariant: a bundle with a part that differs from its recorded hash, is missing or is not recorded does not load.
 
 use std::collections::BTreeMap;
@@ -13,17 +13,17 @@ use ecg::lead::Lead;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::architecture::Architecture;
+use crate::backbone::BackboneConfig;
 use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::files::{hex, parse, pretty, read, write};
 use crate::findings::{Finding, FindingsHead};
 use crate::fusion::Fusion;
-use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
+use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adaptable, Adapter};
 use crate::meit::{Drafting, Meit};
 use crate::prompt::PromptTokenizer;
-use crate::served::ServedWeights;
+use crate::served::{ServedWeights, served_as};
 use crate::weights::{self, Weights};
 
 pub const MANIFEST: &str = "bundle.json";
@@ -97,11 +97,11 @@ impl Bundle {
         for part in parts(dir)?.iter().chain(manifest.parts.keys()) {
             check_hash(dir, part, &manifest)?;
         }
-        let architecture = Architecture::read(&dir.join(DECODER_CONFIG))?;
+        let config = BackboneConfig::read(&dir.join(DECODER_CONFIG))?;
         let encoder = Weights::load(&[&dir.join(ENCODER)], DType::F32, device)?;
-        let decoder = Weights::load_checkpoint(dir, DType::F32, device)?;
+        let base = Weights::load_checkpoint(dir, DType::F32, device)?;
         let drafting = Drafting {
-            model: Meit::assemble(&encoder, &manifest.encoder, &decoder, &architecture, &manifest.fusion)?,
+            model: Meit::assemble(&encoder, &manifest.encoder, &base, &config, &manifest.fusion)?,
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,
@@ -129,30 +129,30 @@ impl Bundle {
     /// # Errors
     /// As [`Adapter::load`].
     pub fn with_adapter(&self, dir: &Path) -> Result<Self> {
-        Ok(self.with(Adapter::load(dir, &self.drafting.model.decoder)?))
+        Ok(self.with(Adapter::load(dir, &self.drafting.model.backbone)?))
     }
 
     /// As [`Self::with_adapter`], for one that is loaded or was trained in this process.
     pub fn with(&self, adapter: Adapter) -> Self {
         let mut bundle = self.clone();
-        bundle.drafting.model.decoder = self.drafting.model.decoder.with_adapter(&adapter);
+        bundle.drafting.model.backbone = self.drafting.model.backbone.with_adapter(&adapter);
         bundle.drafting.adapter = Some(Arc::new(adapter));
         bundle
     }
 
-    /// This bundle with its decoder's weights in another type, for serving.
+    /// This bundle with its language model's weights in another type, for serving.
     ///
     /// # Errors
-    /// As [`crate::decoder::Decoder::served_as`].
+    /// [`Error::Config`] for quantised weights elsewhere than on the CPU, and for a layer whose inputs are no multiple of a block.
     pub fn served_as(mut self, weights: ServedWeights) -> Result<Self> {
-        self.drafting.model.decoder = self.drafting.model.decoder.served_as(weights)?;
+        self.drafting.model.backbone = served_as(&self.drafting.model.backbone, weights)?;
         Ok(self)
     }
 
     /// This bundle without an adapter.
     pub fn base(&self) -> Self {
         let mut bundle = self.clone();
-        bundle.drafting.model.decoder = self.drafting.model.decoder.base();
+        bundle.drafting.model.backbone = self.drafting.model.backbone.base();
         bundle.drafting.adapter = None;
         bundle
     }

@@ -5,18 +5,18 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, IndexOp, Tensor};
 
-use crate::architecture::{Activation, Architecture, Positions, Residual};
+use crate::architecture::{Architecture, Orientation, Positions, Residual};
 use crate::attention::{Attention, Step};
 use crate::cache::Cache;
 use crate::embedding::Embedding;
 use crate::error::Result;
-use crate::fused::{self, gate::SwishGate};
 use crate::fusion::{Fusion, Modules};
 use crate::layers::widen;
+use crate::lora::Adaptable;
 use crate::mask::{Columns, Masks};
+use crate::mlp::Mlp;
 use crate::mode::Mode;
 use crate::norm::NormLayer;
 use crate::prefix::{EcgPrefix, Form};
@@ -42,14 +42,6 @@ struct Layer {
     mlp_norm: Option<NormLayer>,
     mlp: Mlp,
     residual: Residual,
-}
-
-#[derive(Clone)]
-struct Mlp {
-    gate: Option<Projection>,
-    up: Projection,
-    down: Projection,
-    activation: Activation,
 }
 
 impl Decoder {
@@ -92,20 +84,6 @@ impl Decoder {
         &self.architecture
     }
 
-    /// This decoder with the weights of its linear layers quantised, for serving on the CPU; layers whose inputs are no multiple
-    /// of a block stay as they are. Adapters still work on it; merging and training do not.
-    ///
-    /// # Errors
-    /// A decoder that is quantised already, or is not on the CPU.
-    pub fn quantised(&self, kind: GgmlDType) -> Result<Self> {
-        let mut decoder = self.clone();
-        for projection in decoder.projections_mut() {
-            let linear = projection.linear().quantised(kind)?;
-            projection.set_linear(linear);
-        }
-        Ok(decoder)
-    }
-
     /// An empty cache for this decoder.
     pub fn cache(&self) -> Cache {
         self.cache_for(0)
@@ -124,48 +102,6 @@ impl Decoder {
     /// Where the weights are.
     pub fn device(&self) -> &Device {
         self.embedding.tokens.device()
-    }
-
-    /// Weight or bias of the embedding or of a linear layer, by its full name in transformers.
-    pub(crate) fn tensor(&self, name: &str) -> Option<&Tensor> {
-        let (module, part) = name.rsplit_once('.')?;
-        let names = &self.architecture.names;
-        if part == "weight" && module == format!("{}.{}", names.body, names.embed) {
-            return Some(&self.embedding.tokens);
-        }
-        let projection = self.projections().into_iter().find(|p| p.name() == module)?;
-        match part {
-            "weight" => projection.linear().weight(),
-            "bias" => projection.linear().bias(),
-            _ => None,
-        }
-    }
-
-    /// Every linear layer, the output head last.
-    pub(crate) fn projections(&self) -> Vec<&Projection> {
-        let mut all: Vec<&Projection> = self.embedding.project_in.iter().collect();
-        for layer in &self.layers {
-            all.extend(layer.attention.projections());
-            all.extend(layer.mlp.gate.iter().chain([&layer.mlp.up, &layer.mlp.down]));
-        }
-        all.extend(self.project_out.iter().chain([&self.head]));
-        all
-    }
-
-    pub(crate) fn projections_mut(&mut self) -> Vec<&mut Projection> {
-        let mut all: Vec<&mut Projection> = self.embedding.project_in.iter_mut().collect();
-        for layer in &mut self.layers {
-            all.extend(layer.attention.projections_mut());
-            all.extend(
-                layer
-                    .mlp
-                    .gate
-                    .iter_mut()
-                    .chain([&mut layer.mlp.up, &mut layer.mlp.down]),
-            );
-        }
-        all.extend(self.project_out.iter_mut().chain([&mut self.head]));
-        all
     }
 
     /// What the decoder sees of ECG embeddings e (B, P, D), once per request.
@@ -333,6 +269,45 @@ impl Decoder {
     }
 }
 
+impl Adaptable for Decoder {
+    fn projections(&self) -> Vec<&Projection> {
+        let mut all: Vec<&Projection> = self.embedding.project_in.iter().collect();
+        for layer in &self.layers {
+            all.extend(layer.attention.projections());
+            all.extend(layer.mlp.projections());
+        }
+        all.extend(self.project_out.iter().chain([&self.head]));
+        all
+    }
+
+    fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let mut all: Vec<&mut Projection> = self.embedding.project_in.iter_mut().collect();
+        for layer in &mut self.layers {
+            all.extend(layer.attention.projections_mut());
+            all.extend(layer.mlp.projections_mut());
+        }
+        all.extend(self.project_out.iter_mut().chain([&mut self.head]));
+        all
+    }
+
+    fn model_type(&self) -> &str {
+        &self.architecture.model_type
+    }
+
+    fn head(&self) -> &str {
+        self.architecture.names.head
+    }
+
+    fn embedding(&self) -> (String, &Tensor) {
+        let names = &self.architecture.names;
+        (format!("{}.{}", names.body, names.embed), &self.embedding.tokens)
+    }
+
+    fn weights_are_transposed(&self) -> bool {
+        self.architecture.names.orientation == Orientation::InOut
+    }
+}
+
 impl Layer {
     fn load(site: &Site, a: &Architecture, index: usize) -> Result<Self> {
         let (names, c, m) = (&a.names, a.hidden_size, a.mlp_size);
@@ -375,31 +350,6 @@ impl Layer {
                 let y = (x + attend(&self.attention_norm.forward(x)?)?)?;
                 y + feed(&mlp_norm(x)?)?
             }
-        }
-    }
-}
-
-impl Mlp {
-    fn forward(&self, x: &Tensor, mode: &Mode) -> candle_core::Result<Tensor> {
-        let up = self.up.forward(x, mode)?;
-        let y = match &self.gate {
-            None => self.activation.apply(&up)?,
-            Some(gate) if self.activation == Activation::Silu && fused::takes(x) => {
-                gate.forward(x, mode)?.apply_op2(&up, SwishGate)?
-            }
-            Some(gate) => (self.activation.apply(&gate.forward(x, mode)?)? * up)?,
-        };
-        self.down.forward(&y, mode)
-    }
-}
-
-impl Activation {
-    fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::GeluTanh => x.gelu(),
-            Self::GeluErf => x.gelu_erf(),
-            Self::Relu => x.relu(),
-            Self::Silu => x.silu(),
         }
     }
 }

@@ -27,6 +27,8 @@ pub enum Fusion {
     Input,
     /// Gated cross-attention and feed-forward before layers 0, k, 2k, ... Source: Flamingo (arXiv 2204.14198), figure 4.
     CrossAttention { every: usize },
+    /// Projected tokens beside the output of an encoder-decoder's encoder; the only kind that such a base takes.
+    Memory,
 }
 
 impl Default for Fusion {
@@ -45,7 +47,7 @@ impl Fusion {
     pub fn cross_layers(&self, layers: usize) -> Vec<usize> {
         match self {
             Self::CrossAttention { every } => (0..layers).step_by((*every).max(1)).collect(),
-            Self::Prefix { .. } | Self::Input => Vec::new(),
+            Self::Prefix { .. } | Self::Input | Self::Memory => Vec::new(),
         }
     }
 
@@ -71,6 +73,11 @@ impl Fusion {
                 None => Ok(()),
             },
             Self::CrossAttention { every: 0 } => fail("fusion.every", 0, "must be at least 1".to_owned()),
+            Self::Memory => Err(Error::Config {
+                key: "fusion.kind",
+                value: "memory".to_owned(),
+                bound: format!("{} has no encoder whose output could be one", architecture.model_type),
+            }),
             Self::Prefix { layers: None } | Self::Input | Self::CrossAttention { .. } => Ok(()),
         }
     }
@@ -100,7 +107,8 @@ impl Modules {
             Fusion::Input => Self::Input {
                 project: Linear::load(&w.pp("input"), ecg_dim, a.hidden_size)?,
             },
-            Fusion::CrossAttention { .. } => {
+            // `validate` refuses a memory, which has no layers here either
+            Fusion::CrossAttention { .. } | Fusion::Memory => {
                 let mut blocks = vec![None; a.layers.len()];
                 for layer in fusion.cross_layers(a.layers.len()) {
                     blocks[layer] = Some(CrossBlock::load(&w.pp(format!("layers.{layer}")), a, ecg_dim)?);

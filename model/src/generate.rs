@@ -3,7 +3,7 @@
 //! Place: after `prefix`; its tokens become a draft's text. Invariant: row i of a batch gets the tokens that it would get
 //! alone, and a row that has stopped costs no more than its place in the batch.
 
-use candle_core::{DType, IndexOp, Tensor};
+use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,9 @@ use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::fused::{self, cross_entropy::LogSoftmax};
 use crate::layers::widen;
+use crate::lora::Adaptable;
 use crate::prefix::EcgPrefix;
+use crate::seq2seq::{Memory, Seq2Seq};
 
 /// How tokens are chosen and when generation ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,31 +105,51 @@ fn continue_rows(
     step_done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Generated>> {
     // on a thread of the pool, or every product would have to wake it
-    rayon::scope(|_| continue_here(decoder, prompt, lengths, prefix, stop, options, step_done))
+    rayon::scope(|_| {
+        let mut cache = decoder.cache_for(options.tokens_max);
+        let logits = |next: Option<Tensor>| match next {
+            None => decoder.forward_last_of(prompt, lengths, prefix, &mut cache),
+            Some(ids) => decoder.forward_last(&ids, prefix, &mut cache),
+        };
+        continue_with(lengths.len(), prompt.device(), stop, options, step_done, logits)
+    })
 }
 
-fn continue_here(
-    decoder: &Decoder,
-    prompt: &Tensor,
-    lengths: &[usize],
-    prefix: Option<&EcgPrefix>,
+/// As [`generate`], for an encoder-decoder: each row starts with the model's start token.
+///
+/// # Errors
+/// As there.
+pub fn generate_from(
+    model: &Seq2Seq,
+    memory: &Memory,
+    rows: usize,
     stop: Option<u32>,
     options: &DecodeOptions,
     step_done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Generated>> {
-    let b = lengths.len();
+    rayon::scope(|_| {
+        let start = Tensor::full(model.config().start, (rows, 1), model.device())?;
+        let mut cache = model.cache_for(options.tokens_max);
+        let logits = |next: Option<Tensor>| model.forward_last(next.as_ref().unwrap_or(&start), memory, &mut cache);
+        continue_with(rows, model.device(), stop, options, step_done, logits)
+    })
+}
+
+/// Continues `b` rows with what `logits` (B, V) says: first of the prompts, then of the tokens (B, 1) that it is given.
+fn continue_with(
+    b: usize,
+    device: &Device,
+    stop: Option<u32>,
+    options: &DecodeOptions,
+    step_done: &(dyn Fn() + Sync),
+    mut logits: impl FnMut(Option<Tensor>) -> candle_core::Result<Tensor>,
+) -> Result<Vec<Generated>> {
     let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options)).collect();
-    let mut cache = decoder.cache_for(options.tokens_max);
-    let mut ids = prompt.clone();
+    let mut ids = None;
     for step in 0..options.tokens_max {
-        let logits = if step == 0 {
-            decoder.forward_last_of(&ids, lengths, prefix, &mut cache)? // (B, V)
-        } else {
-            decoder.forward_last(&ids, prefix, &mut cache)?
-        };
-        let logprobs = log_softmax(&widen(&logits)?)?
+        let logprobs = log_softmax(&widen(&logits(ids.take())?)?)?
             .to_dtype(DType::F32)?
-            .to_device(&candle_core::Device::Cpu)?;
+            .to_device(&Device::Cpu)?;
         let next = rows
             .iter_mut()
             .enumerate()
@@ -137,7 +159,7 @@ fn continue_here(
         if rows.iter().all(|row| row.finish.is_some()) {
             break;
         }
-        ids = Tensor::from_vec(next, (b, 1), prompt.device())?;
+        ids = Some(Tensor::from_vec(next, (b, 1), device)?);
     }
     Ok(rows.into_iter().map(Row::end).collect())
 }

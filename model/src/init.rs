@@ -129,6 +129,16 @@ pub fn fusion(fusion: &Fusion, a: &Architecture, ecg_dim: usize, rng: &mut ChaCh
     Ok(init.tensors)
 }
 
+/// The own weights of an encoder-decoder's fusion, below `fusion.`: embeddings of width `ecg_dim` to the memory's, `hidden_size`.
+pub fn memory(hidden_size: usize, ecg_dim: usize, rng: &mut ChaCha8Rng) -> Result<Tensors> {
+    let mut init = Init {
+        tensors: BTreeMap::new(),
+        rng,
+    };
+    init.linear("fusion.memory", ecg_dim, hidden_size)?;
+    Ok(init.tensors)
+}
+
 struct Init<'a> {
     tensors: Tensors,
     rng: &'a mut ChaCha8Rng,

@@ -9,27 +9,26 @@ use candle_core::{Device, Tensor};
 use ecg::segment::{Measurements, Segment};
 use ecg::{LEADS, SEGMENT_SAMPLES};
 
-use crate::architecture::Architecture;
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::config::{DecoderConfig, EncoderConfig};
-use crate::decoder::Decoder;
 use crate::encoder::EcgEncoder;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::findings::FindingsHead;
 use crate::fusion::Fusion;
-use crate::generate::{DecodeOptions, Finish, Generated, generate_ragged};
-use crate::lora::Adapter;
+use crate::generate::{DecodeOptions, Finish, Generated};
+use crate::lora::{Adaptable, Adapter};
 use crate::mode::Mode;
 use crate::projector::Projector;
 use crate::prompt::{PromptTokenizer, instruction};
 use crate::weights::Weights;
 
-/// Encoder, projector and decoder. A clone shares the weights.
+/// Encoder, projector and language model. A clone shares the weights.
 #[derive(Clone)]
 pub struct Meit {
     pub encoder: EcgEncoder,
     pub projector: Projector,
-    pub decoder: Decoder,
+    pub backbone: Backbone,
 }
 
 impl Meit {
@@ -45,30 +44,26 @@ impl Meit {
             encoder,
             encoder_config,
             decoder,
-            &decoder_config.architecture()?,
+            &BackboneConfig::Decoder(Box::new(decoder_config.architecture()?)),
             &Fusion::default(),
         )
     }
 
-    /// As [`Self::load`], for a decoder of any family and any fusion, whose own weights lie beside the encoder's.
+    /// As [`Self::load`], for a language model of any family and any fusion, whose own weights lie beside the encoder's.
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn assemble(
         encoder: &Weights,
         encoder_config: &EncoderConfig,
-        decoder: &Weights,
-        architecture: &Architecture,
+        backbone: &Weights,
+        config: &BackboneConfig,
         fusion: &Fusion,
     ) -> Result<Self> {
         Ok(Self {
             encoder: EcgEncoder::load(encoder, encoder_config)?,
             projector: Projector::load(encoder, encoder_config)?,
-            decoder: Decoder::load(decoder, architecture)?.with_fusion(
-                fusion,
-                &encoder.pp("fusion"),
-                encoder_config.dim,
-            )?,
+            backbone: config.load(backbone, fusion, &encoder.pp("fusion"), encoder_config.dim)?,
         })
     }
 }
@@ -126,7 +121,7 @@ pub struct Drafting {
     /// Millivolts are clipped to this bound on both sides.
     pub clip_mv: f32,
     pub device: Device,
-    /// What `model.decoder` has in front of its base, if anything.
+    /// What `model.backbone` has in front of its base, if anything.
     pub adapter: Option<Arc<Adapter>>,
 }
 
@@ -260,26 +255,21 @@ impl Drafting {
         });
         let prompts = prompts.collect::<Result<Vec<_>>>()?;
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let decoder = self.decoder_for(rows)?;
-        let prefix = decoder.prefix(&self.model.projector.forward(&frames, &Mode::Eval)?)?;
-        let generated = generate_ragged(
-            &decoder,
-            &prompts,
-            Some(&prefix),
-            Some(self.tokenizer.stop()),
-            options,
-            &|| step_done(&places),
-        )?;
+        let e = self.model.projector.forward(&frames, &Mode::Eval)?;
+        let stop = self.tokenizer.stop();
+        let generated = self
+            .backbone_for(rows)?
+            .generate(&prompts, &e, stop, options, &|| step_done(&places))?;
         let drafts = generated.iter().zip(&prompts);
         drafts.map(|(row, prompt)| self.drafted(row, prompt.len())).collect()
     }
 
-    fn decoder_for(&self, rows: &[Row]) -> Result<Decoder> {
+    fn backbone_for(&self, rows: &[Row]) -> Result<Backbone> {
         if rows.iter().all(|row| row.adapter.is_none()) {
-            return Ok(self.model.decoder.clone());
+            return Ok(self.model.backbone.clone());
         }
         let or_own = rows.iter().map(|row| row.adapter.or(self.adapter.as_deref()));
-        self.model.decoder.with_adapters(&or_own.collect::<Vec<_>>())
+        self.model.backbone.with_adapters(&or_own.collect::<Vec<_>>())
     }
 
     /// Clips and reorders: ECGs -> (B, L, S). Values that are not finite become zero, one sample at a time. `first` is the

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
+use crate::lora::Adaptable;
 
 /// A type of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,36 +45,54 @@ impl ServedWeights {
     }
 }
 
+/// A model with every linear layer in such weights; adapters still work on it, merging and training do not.
+///
+/// # Errors
+/// [`Error::Config`] for quantised weights elsewhere than on the CPU, and for a layer whose inputs are no multiple of a block.
+pub(crate) fn served_as<M: Adaptable>(model: &M, weights: ServedWeights) -> Result<M> {
+    let Some(kind) = weights.blocks() else {
+        return Ok(model.clone());
+    };
+    let refused = |bound| {
+        Err(Error::Config {
+            key: "node.weights",
+            value: weights.name().to_owned(),
+            bound,
+        })
+    };
+    if !model.device().is_cpu() {
+        return refused("f32 on a GPU: quantised weights are multiplied on the CPU alone".to_owned());
+    }
+    for projection in model.projections() {
+        let (_, inputs) = projection.linear().dims()?;
+        if !inputs.is_multiple_of(kind.block_size()) {
+            return refused(format!(
+                "{} has {inputs} inputs, which must be a multiple of {}",
+                projection.name(),
+                kind.block_size()
+            ));
+        }
+    }
+    quantised(model, kind)
+}
+
+fn quantised<M: Adaptable>(model: &M, kind: GgmlDType) -> Result<M> {
+    let mut model = model.clone();
+    for projection in model.projections_mut() {
+        let linear = projection.linear().quantised(kind)?;
+        projection.set_linear(linear);
+    }
+    Ok(model)
+}
+
 impl Decoder {
-    /// This decoder with every linear layer in such weights; adapters still work on it, merging and training do not.
+    /// This decoder with the weights of its linear layers quantised, for serving on the CPU; layers whose inputs are no multiple
+    /// of a block stay as they are. Adapters still work on it; merging and training do not.
     ///
     /// # Errors
-    /// [`Error::Config`] for quantised weights elsewhere than on the CPU, and for a layer whose inputs are no multiple of a block.
-    pub fn served_as(&self, weights: ServedWeights) -> Result<Self> {
-        let Some(kind) = weights.blocks() else {
-            return Ok(self.clone());
-        };
-        let refused = |bound| {
-            Err(Error::Config {
-                key: "node.weights",
-                value: weights.name().to_owned(),
-                bound,
-            })
-        };
-        if !self.device().is_cpu() {
-            return refused("f32 on a GPU: quantised weights are multiplied on the CPU alone".to_owned());
-        }
-        for projection in self.projections() {
-            let (_, inputs) = projection.linear().dims()?;
-            if !inputs.is_multiple_of(kind.block_size()) {
-                return refused(format!(
-                    "{} has {inputs} inputs, which must be a multiple of {}",
-                    projection.name(),
-                    kind.block_size()
-                ));
-            }
-        }
-        self.quantised(kind)
+    /// A decoder that is quantised already, or is not on the CPU.
+    pub fn quantised(&self, kind: GgmlDType) -> Result<Self> {
+        quantised(self, kind)
     }
 }
 
@@ -98,8 +117,8 @@ mod tests {
     #[test]
     fn a_layer_that_does_not_fit_is_named_with_its_inputs_and_the_bound() {
         let narrow = decoder(64, 256);
-        assert!(narrow.served_as(ServedWeights::F32).is_ok() && narrow.served_as(ServedWeights::Q8).is_ok());
-        let refused = narrow.served_as(ServedWeights::Q4).err().unwrap().to_string();
+        assert!(served_as(&narrow, ServedWeights::F32).is_ok() && served_as(&narrow, ServedWeights::Q8).is_ok());
+        let refused = served_as(&narrow, ServedWeights::Q4).err().unwrap().to_string();
         assert_eq!(
             refused,
             "config key node.weights is q4_k: model.layers.0.self_attn.q_proj has 64 inputs, which must be a multiple of 256"
@@ -114,7 +133,7 @@ mod tests {
             (ServedWeights::Q8, false),
             (ServedWeights::Q4, false),
         ] {
-            let served = wide.served_as(weights).unwrap();
+            let served = served_as(&wide, weights).unwrap();
             assert!(
                 served
                     .projections()

@@ -44,6 +44,8 @@ pub struct TokenBatch {
     pub inputs: Tensor,
     pub targets: Tensor,
     pub mask: Tensor,
+    /// The prompts, where they go into an encoder: ids (B, S), and each row's length.
+    pub source: Option<(Tensor, Vec<usize>)>,
 }
 
 impl TokenBatch {
@@ -70,7 +72,37 @@ impl TokenBatch {
             inputs: Tensor::from_vec(inputs, shape, device)?,
             targets: Tensor::from_vec(targets, shape, device)?,
             mask: Tensor::from_vec(mask, shape, device)?,
+            source: None,
         })
+    }
+
+    /// As [`Self::new`], for a language model whose reports begin with `start`, where it has such a token: then prompts are the
+    /// source, and inputs and targets are reports alone.
+    ///
+    /// # Errors
+    /// A tensor that cannot be made.
+    pub fn of(rows: &[&Row], start: Option<u32>, pad: u32, device: &Device) -> candle_core::Result<Self> {
+        let Some(start) = start else {
+            return Self::new(rows, pad, device);
+        };
+        let reports = rows.iter().map(|row| Row {
+            ids: std::iter::once(start)
+                .chain(row.ids[row.prompt_len..].iter().copied())
+                .collect(),
+            prompt_len: 1,
+            weight: row.weight,
+        });
+        let reports: Vec<Row> = reports.collect();
+        let mut batch = Self::new(&reports.iter().collect::<Vec<_>>(), pad, device)?;
+        let lengths: Vec<usize> = rows.iter().map(|row| row.prompt_len).collect();
+        let s = lengths.iter().copied().max().unwrap_or(0);
+        let padded = rows.iter().flat_map(|row| {
+            let prompt = row.ids[..row.prompt_len].iter().copied();
+            prompt.chain(std::iter::repeat_n(pad, s - row.prompt_len))
+        });
+        let ids = Tensor::from_vec(padded.collect(), (rows.len(), s), device)?;
+        batch.source = Some((ids, lengths));
+        Ok(batch)
     }
 }
 
@@ -174,6 +206,26 @@ mod tests {
         assert_eq!(batch.inputs.to_vec2::<u32>()?, [[5, 6, 7, 8], [5, 6, 7, 8]]);
         assert_eq!(batch.targets.to_vec2::<u32>()?, [[6, 7, 8, 9], [6, 7, 8, 0]]);
         assert_eq!(batch.mask.to_vec2::<f32>()?, [[0., 0., 1., 1.], [0., 0., 0.5, 0.]]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_encoder_gets_the_prompts_and_its_decoder_the_reports() -> candle_core::Result<()> {
+        let row = |ids: &[u32], prompt_len| Row {
+            ids: ids.to_vec(),
+            prompt_len,
+            weight: 1.0,
+        };
+        let rows = [row(&[5, 6, 7, 8, 9], 3), row(&[5, 8, 9, 9], 1)];
+        let batch = TokenBatch::of(&[&rows[0], &rows[1]], Some(2), 0, &Device::Cpu)?;
+        assert_eq!(batch.inputs.to_vec2::<u32>()?, [[2, 8, 0], [2, 8, 9]]);
+        assert_eq!(batch.targets.to_vec2::<u32>()?, [[8, 9, 0], [8, 9, 9]]);
+        assert_eq!(batch.mask.to_vec2::<f32>()?, [[1., 1., 0.], [1., 1., 1.]]);
+        let (ids, lengths) = batch.source.expect("a source");
+        assert_eq!(
+            (ids.to_vec2::<u32>()?, lengths),
+            (vec![vec![5, 6, 7], vec![5, 0, 0]], vec![3, 1])
+        );
         Ok(())
     }
 }

@@ -46,8 +46,8 @@ enum Command {
     ///
     /// Example: meit-pipeline curate --dataset ptbxl:/data/ptbxl --prompts 256 --out dataset
     Curate(Box<CurateArgs>),
-    /// With --from-scratch: train encoder, projector and decoder, and write a bundle; resumes where an earlier run with the
-    /// same settings stopped. Without: the job up to its adapter.
+    /// With --from-scratch: train encoder, projector and decoder (fresh, or of --base HF_DIR), and write a bundle; resumes where an
+    /// earlier run with the same settings stopped. Without: the job up to its adapter.
     ///
     /// Example: meit-pipeline train --from-scratch --dataset ptbxl:/data/ptbxl --out bundle
     Train(Box<TrainArgs>),
@@ -98,7 +98,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct TrainArgs {
-    /// Start from fresh weights.
+    /// Start from fresh weights, but for the language model where --base names one.
     #[arg(long)]
     from_scratch: bool,
     /// Data set, as ptbxl:DIR; with --from-scratch.

@@ -8,11 +8,11 @@ use anyhow::Context;
 use candle_core::DType;
 use ecg::lead::Lead;
 use model::bundle::{self, Manifest};
-use model::config::DecoderConfig;
 use model::findings::Finding;
 
 use crate::params::Params;
 use crate::settings::TrainSettings;
+use crate::train::language::Language;
 
 /// Largest magnitude of the input, in millivolts; beyond it lies artefact.
 pub const CLIP_MV: f32 = 5.0;
@@ -22,23 +22,22 @@ pub const CLIP_MV: f32 = 5.0;
 ///
 /// # Errors
 /// A part that cannot be written.
-pub fn export(
+pub(crate) fn export(
     params: &Params,
     settings: &TrainSettings,
-    decoder: &DecoderConfig,
+    language: &Language,
     findings: Vec<Finding>,
     out: &Path,
 ) -> anyhow::Result<String> {
     candle_core::safetensors::save(&params.part("decoder", DType::F16)?, out.join(bundle::DECODER))?;
     candle_core::safetensors::save(&params.part("encoder", DType::F16)?, out.join(bundle::ENCODER))?;
-    let config = serde_json::to_string_pretty(decoder)? + "\n";
-    std::fs::write(out.join(bundle::DECODER_CONFIG), config).context("write config.json")?;
+    std::fs::write(out.join(bundle::DECODER_CONFIG), &language.json).context("write config.json")?;
     let dsp = ecg::dsp::DspConfig::default();
     let manifest = Manifest {
         format: String::new(),
         name: settings.name.clone(),
-        encoder: settings.encoder(),
-        fusion: Default::default(),
+        encoder: language.encoder.clone(),
+        fusion: language.fusion.clone(),
         lead_order: Lead::ALL.iter().map(|lead| lead.name().to_owned()).collect(),
         clip_mv: CLIP_MV,
         chain: dsp.chain_name(),

@@ -4,9 +4,33 @@
 //! length weigh by their tokens; every operation here has an exact gradient.
 
 use candle_core::{Result, Tensor};
+use model::backbone::Backbone;
 use model::loss::cross_entropy;
+use model::mode::Mode;
+use model::seq2seq::Source;
 
 use crate::batch::TokenBatch;
+
+/// Logits (B, T, V) of a batch's inputs, after ECG embeddings e (B, P, E) where there are some.
+///
+/// # Errors
+/// A batch that was made for another kind of language model; a tensor operation that fails.
+pub fn logits(backbone: &Backbone, batch: &TokenBatch, e: Option<&Tensor>, mode: &Mode) -> Result<Tensor> {
+    match (backbone, &batch.source) {
+        (Backbone::Decoder(decoder), None) => {
+            let prefix = e.map(|e| decoder.prefix_in(e, mode)).transpose()?;
+            decoder.forward(&batch.inputs, prefix.as_ref(), &mut decoder.cache(), mode)
+        }
+        (Backbone::Seq2Seq(model), Some((ids, lengths))) => {
+            let memory = model.memory(&Source { ids, lengths }, e, mode)?;
+            model.forward(&batch.inputs, &memory, &mut model.cache_for(0), mode)
+        }
+        (_, source) => candle_core::bail!(
+            "a batch {} prompts for an encoder, and a language model of the other kind",
+            if source.is_some() { "with" } else { "without" }
+        ),
+    }
+}
 
 /// Mean negative log likelihood of the masked targets: logits (B, T, V) -> scalar.
 pub fn language_loss(logits: &Tensor, batch: &TokenBatch) -> Result<Tensor> {
@@ -31,6 +55,7 @@ mod tests {
             inputs: Tensor::zeros((1, 2), candle_core::DType::U32, &Device::Cpu)?,
             targets: Tensor::new(&[[1u32, 2]], &Device::Cpu)?,
             mask: Tensor::new(&[[0f32, 1.0]], &Device::Cpu)?,
+            source: None,
         };
         let loss = language_loss(
             &Tensor::zeros((1, 2, 8), candle_core::DType::F32, &Device::Cpu)?,

@@ -3,6 +3,8 @@
 //! Place: parsed once from the command line, written into the checkpoint. Invariant: settings that pass `validate` describe a
 //! run that can be repeated bit for bit.
 
+use std::path::PathBuf;
+
 use anyhow::ensure;
 use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
 use model::evidence::Evidence;
@@ -14,6 +16,12 @@ pub struct TrainSettings {
     /// Seed of weights, order, augmentation and dropout.
     #[arg(long, default_value_t = 20_261_124)]
     pub seed: u64,
+    /// Language model to start from instead of fresh weights: a directory with config.json, tokenizer.json and model.safetensors (or
+    /// an index and its shards) as Hugging Face has them. A decoder gets the ECG as a prefix; BART and T5 get it beside their
+    /// encoder's output. Its sizes are its own: vocabulary, mlp and layers then mean nothing.
+    #[arg(long, value_name = "HF_DIR")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
     /// Size of the vocabulary, special tokens included.
     #[arg(long, default_value_t = 1536)]
     pub vocabulary: usize,
@@ -194,6 +202,7 @@ impl TrainSettings {
     pub fn tiny() -> Self {
         Self {
             seed: 7,
+            base: None,
             vocabulary: 320,
             hidden: 16,
             mlp: 24,

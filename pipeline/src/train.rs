@@ -1,18 +1,17 @@
-//! Training from nothing: the decoder on reports, the encoder on the statements of recordings, then all of it on recordings with
+//! Training from nothing, or from a language model of Hugging Face's: the decoder on reports, the encoder on the statements of recordings, then all of it on recordings with
 //! their reports.
 //!
 //! Place: `meit-pipeline train`. Reads as a recipe: open, step, validate, save, export. Invariant: step k depends on the
 //! settings, the data and the weights before it, and on nothing else, so a killed run resumes to the same result.
 
 mod heads;
+pub(crate) mod language;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::config::DecoderConfig;
 use model::evidence::Evidence;
 use model::findings::{Finding, named};
 use model::meit::Meit;
@@ -26,12 +25,13 @@ use crate::batch::{Order, Row, TokenBatch, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::dataset::PtbXl;
 use crate::export::{CLIP_MV, export};
-use crate::objective::language_loss;
+use crate::objective::{language_loss, logits};
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::settings::TrainSettings;
 use crate::train_data::{Told, TrainingData};
 use heads::Heads;
+use language::Language;
 
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;
@@ -56,6 +56,7 @@ pub fn run(
 ) -> anyhow::Result<Option<String>> {
     settings.validate()?;
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    language::prepare(settings, out)?;
     let trainer = Trainer::open(settings, data, out)?;
     if trainer.train(stop)? == Ended::Stopped {
         return Ok(None);
@@ -65,7 +66,7 @@ pub fn run(
         Evidence::Findings => trainer.seen()?.findings,
         Evidence::None | Evidence::Measurements => Vec::new(),
     };
-    export(&trainer.params, settings, &trainer.decoder_config, findings, out).map(Some)
+    export(&trainer.params, settings, &trainer.language, findings, out).map(Some)
 }
 
 /// How the steps ended.
@@ -81,7 +82,7 @@ struct Trainer<'a> {
     params: Params,
     model: Meit,
     heads: Heads,
-    decoder_config: DecoderConfig,
+    language: Language,
     data: TrainingData,
     state: State,
     device: Device,
@@ -106,9 +107,8 @@ enum Stage {
 impl<'a> Trainer<'a> {
     fn open(settings: &'a TrainSettings, data: &PtbXl, out: &Path) -> anyhow::Result<Self> {
         let data = TrainingData::open(settings, data, out)?;
-        let tokenizer = &data.tokenizer;
-        let decoder_config = settings.decoder(tokenizer.size(), tokenizer.stop(), tokenizer.pad());
-        let (params, model, heads) = fresh_model(settings, &decoder_config, data.statements.len(), data.scp)?;
+        let language = Language::open(settings, &data.tokenizer, out)?;
+        let (params, model, heads) = fresh_model(settings, &language, data.statements.len(), data.scp)?;
         let state = State {
             settings: settings.clone(),
             data_sha256: data.sha256.clone(),
@@ -121,7 +121,7 @@ impl<'a> Trainer<'a> {
             params,
             model,
             heads,
-            decoder_config,
+            language,
             data,
             state,
             device: Device::Cpu,
@@ -263,7 +263,10 @@ impl<'a> Trainer<'a> {
         self.descend(&loss, optimizer, |name| {
             let peak = match name {
                 _ if name.starts_with("decoder.") => self.settings.decoder_lr,
-                _ if name.starts_with("encoder.projector") || name == "encoder.time_embedding" => {
+                _ if ["encoder.projector", "encoder.time_embedding", "encoder.fusion"]
+                    .iter()
+                    .any(|part| name.starts_with(part)) =>
+                {
                     self.settings.projector_lr
                 }
                 _ => self.settings.encoder_lr,
@@ -291,16 +294,10 @@ impl<'a> Trainer<'a> {
 
     /// Language loss of rows, after their frames where there are some.
     fn language(&self, rows: &[Row], frames: Option<&Tensor>, mode: &Mode) -> anyhow::Result<Tensor> {
-        let batch = TokenBatch::new(
-            &rows.iter().collect::<Vec<_>>(),
-            self.data.tokenizer.pad(),
-            &self.device,
-        )?;
-        let decoder = &self.model.decoder;
-        let prefix = frames
-            .map(|frames| decoder.prefix(&self.model.projector.forward(frames, mode)?))
-            .transpose()?;
-        let logits = decoder.forward(&batch.inputs, prefix.as_ref(), &mut decoder.cache(), mode)?;
+        let (backbone, rows) = (&self.model.backbone, rows.iter().collect::<Vec<_>>());
+        let batch = TokenBatch::of(&rows, backbone.start(), self.data.tokenizer.pad(), &self.device)?;
+        let e = frames.map(|frames| self.model.projector.forward(frames, mode));
+        let logits = logits(backbone, &batch, e.transpose()?.as_ref(), mode)?;
         Ok(language_loss(&logits, &batch)?)
     }
 
@@ -381,34 +378,26 @@ impl<'a> Trainer<'a> {
 
 fn fresh_model(
     settings: &TrainSettings,
-    decoder_config: &DecoderConfig,
+    language: &Language,
     statements: usize,
     scp: usize,
 ) -> anyhow::Result<(Params, Meit, Heads)> {
     let mut rng = step_rng(settings.seed, STAGE_INIT, 0);
-    let mut tensors = BTreeMap::new();
-    for (prefix, part) in [
-        ("encoder", model::init::encoder(&settings.encoder(), &mut rng)?),
-        ("decoder", model::init::decoder(decoder_config, &mut rng)?),
-    ] {
-        tensors.extend(
-            part.into_iter()
-                .map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)),
-        );
-    }
+    let mut tensors = language.tensors(settings, &mut rng)?;
     let sizes = heads::Sizes {
-        features: settings.encoder().features(),
+        features: language.encoder.features(),
         statements,
         scp,
     };
     tensors.extend(Heads::fresh(sizes)?);
     let params = Params::new(&tensors)?;
     let weights = params.weights();
-    let model = Meit::load(
+    let model = Meit::assemble(
         &weights.pp("encoder"),
-        &settings.encoder(),
+        &language.encoder,
         &weights.pp("decoder"),
-        decoder_config,
+        &language.config,
+        &language.fusion,
     )?;
     let heads = Heads::load(&weights, sizes)?;
     Ok((params, model, heads))

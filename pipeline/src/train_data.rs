@@ -178,6 +178,9 @@ fn open_tokenizer(
     out: &Path,
 ) -> anyhow::Result<PromptTokenizer> {
     let path = out.join(TOKENIZER);
+    if settings.base.is_some() {
+        return Ok(load_tokenizer(&path)?); // the base's own lies there
+    }
     let prompt = instruction(&settings.prompt, None);
     let texts: Vec<String> = training
         .iter()

@@ -32,15 +32,15 @@ fn adapter(bundle: &Bundle, seed: u64) -> Adapter {
         8.0,
         Targets::Names(vec!["v_proj".to_owned(), "down_proj".to_owned()]),
     );
-    let decoder = &bundle.drafting().model.decoder;
-    let fresh = Adapter::fresh(config, decoder, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
+    let backbone = &bundle.drafting().model.backbone;
+    let fresh = Adapter::fresh(config, backbone, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
     let tensors = fresh.tensors().unwrap().into_iter().map(|(name, t)| {
         let values: Vec<f32> = (0..t.elem_count())
             .map(|i| ((i as f32 + seed as f32) * 1.3).sin() * 0.2)
             .collect();
         (name, Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap())
     });
-    Adapter::new(fresh.config().clone(), &tensors.collect(), decoder).unwrap()
+    Adapter::new(fresh.config().clone(), &tensors.collect(), backbone).unwrap()
 }
 
 /// Two different rhythms, as far as the encoder can tell.

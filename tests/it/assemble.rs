@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use model::architecture::Architecture;
 use model::assemble::{Parts, assemble};
+use model::backbone::{Backbone, BackboneConfig};
 use model::bundle::{self, Bundle, Manifest};
 use model::config::{Block, EncoderConfig, ResnetConfig, Trunk, VimConfig, VitConfig};
 use model::decoder::Decoder;
@@ -17,6 +18,7 @@ use model::generate::DecodeOptions;
 use model::init;
 use model::meit::EcgInput;
 use model::mode::Mode;
+use model::seq2seq::{Seq2Seq, Seq2SeqConfig, Source};
 use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -35,7 +37,7 @@ const SPECIAL_TOKENS: usize = 4;
 
 struct Made {
     dir: tempfile::TempDir,
-    architecture: Architecture,
+    vocab_size: usize,
     base: PathBuf,
 }
 
@@ -47,6 +49,16 @@ impl Made {
 
 fn golden(part: &str) -> PathBuf {
     root().join("tests/golden").join(part)
+}
+
+/// A tokenizer of `words` words: w0, which is any other word too, w1, ..
+pub fn write_tokenizer(base: &Path, words: usize) {
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        (0..words).map(|i| (format!("w{i}"), i.into())).collect();
+    let tokenizer = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}});
+    std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
 fn resnet(block: Block) -> Trunk {
@@ -78,18 +90,19 @@ fn parts(from: &Path, fusion: &Fusion, trunk: Trunk) -> (Made, Manifest) {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().join("base");
     copy(from, &base);
-    let architecture = Architecture::read(&base.join("config.json")).unwrap();
-    let vocabulary: serde_json::Map<String, serde_json::Value> = (0..architecture.vocab_size)
-        .map(|i| (format!("w{i}"), i.into()))
-        .collect();
-    let tokenizer = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}});
-    std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let backbone = BackboneConfig::read(&base.join("config.json")).unwrap();
+    write_tokenizer(&base, backbone.vocab_size());
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let config = encoder_config(architecture.head_dim, trunk);
+    let (dim, hidden_size) = match &backbone {
+        BackboneConfig::Decoder(architecture) => (architecture.head_dim, architecture.hidden_size),
+        BackboneConfig::Seq2Seq(config) => (7, config.hidden_size),
+    };
+    let config = encoder_config(dim, trunk);
     let mut tensors = init::encoder(&config, &mut rng).unwrap();
-    tensors.extend(init::fusion(fusion, &architecture, config.dim, &mut rng).unwrap());
+    tensors.extend(match &backbone {
+        BackboneConfig::Decoder(architecture) => init::fusion(fusion, architecture, dim, &mut rng).unwrap(),
+        BackboneConfig::Seq2Seq(_) => init::memory(hidden_size, dim, &mut rng).unwrap(),
+    });
     let tensors = tensors.into_iter().collect();
     candle_core::safetensors::save(&tensors, dir.path().join("encoder.safetensors")).unwrap();
     let shipped = root().join("model/bundle/bundle.json");
@@ -98,7 +111,7 @@ fn parts(from: &Path, fusion: &Fusion, trunk: Trunk) -> (Made, Manifest) {
     (manifest.evidence, manifest.findings) = (Evidence::Measurements, Vec::new());
     let made = Made {
         dir,
-        architecture,
+        vocab_size: backbone.vocab_size(),
         base,
     };
     (made, manifest)
@@ -137,10 +150,11 @@ fn a_grown_vocabulary_leaves_the_logits_of_the_base_as_they_were() {
     for name in BASES {
         let (made, bundle) = make(&golden("decoders").join(name), &Fusion::default(), None);
         assert_eq!(draft(&bundle), 1, "{name}");
-        let v = made.architecture.vocab_size;
+        let v = made.vocab_size;
         let weights = Weights::load_checkpoint(&made.base, DType::F32, &Device::Cpu).unwrap();
-        let base = Decoder::load(&weights, &made.architecture).unwrap();
-        let grown = &bundle.drafting().model.decoder;
+        let architecture = Architecture::read(&made.base.join("config.json")).unwrap();
+        let base = Decoder::load(&weights, &architecture).unwrap();
+        let grown = bundle.drafting().model.backbone.decoder().unwrap();
         assert_eq!(grown.architecture().vocab_size, v + SPECIAL_TOKENS, "{name}");
         let ids = Tensor::new(&[[3u32, 9, 17]], &Device::Cpu).unwrap();
         let logits = |d: &Decoder| d.forward(&ids, None, &mut d.cache(), &Mode::Eval).unwrap();
@@ -152,6 +166,68 @@ fn a_grown_vocabulary_leaves_the_logits_of_the_base_as_they_were() {
             .max_all()
             .unwrap();
         assert!(error.to_scalar::<f32>().unwrap() < 1e-5, "{name}");
+    }
+}
+
+#[test]
+fn an_encoder_decoder_makes_a_bundle_that_drafts_and_keeps_the_logits_of_its_base() {
+    for name in ["bart-scaled", "t5-gated"] {
+        let (made, bundle) = make(&golden("seq2seq").join(name), &Fusion::Memory, None);
+        assert_eq!(draft(&bundle), 1, "{name}");
+        let Backbone::Seq2Seq(grown) = &bundle.drafting().model.backbone else {
+            panic!("{name} is an encoder-decoder");
+        };
+        let v = made.vocab_size;
+        assert_eq!(grown.config().vocab_size, v + SPECIAL_TOKENS, "{name}");
+        let weights = Weights::load_checkpoint(&made.base, DType::F32, &Device::Cpu).unwrap();
+        let config = std::fs::read(made.base.join("config.json")).unwrap();
+        let config = Seq2SeqConfig::from_json(&serde_json::from_slice(&config).unwrap()).unwrap();
+        let base = Seq2Seq::load(&weights, &config).unwrap();
+        let ids = Tensor::new(&[[3u32, 9, 17]], &Device::Cpu).unwrap();
+        let logits = |model: &Seq2Seq| {
+            let text = Source {
+                ids: &ids,
+                lengths: &[3],
+            };
+            let memory = model.memory(&text, None, &Mode::Eval).unwrap();
+            model
+                .forward(&ids, &memory, &mut model.cache_for(0), &Mode::Eval)
+                .unwrap()
+        };
+        let error = (logits(grown).narrow(2, 0, v).unwrap() - logits(&base)).unwrap();
+        let error = error.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(error < 1e-5, "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_fusion_that_the_base_does_not_have_is_named() {
+    for (base, fusion, named) in [
+        (
+            "seq2seq/t5",
+            Fusion::default(),
+            "t5 is an encoder-decoder, which takes memory alone",
+        ),
+        (
+            "decoders/mistral-window",
+            Fusion::Memory,
+            "fusion.kind is memory: mistral has no encoder",
+        ),
+    ] {
+        let of_base = if fusion == Fusion::Memory {
+            Fusion::Input
+        } else {
+            Fusion::Memory
+        };
+        let (made, mut manifest) = parts(&golden(base), &of_base, resnet(Block::Basic));
+        manifest.fusion = fusion;
+        let parts = Parts {
+            base: &made.base,
+            encoder: &made.dir.path().join("encoder.safetensors"),
+            adapter: None,
+        };
+        let error = assemble(&parts, manifest, &made.out()).err().unwrap().to_string();
+        assert!(error.contains(named), "{error}");
     }
 }
 
@@ -212,7 +288,7 @@ fn a_bundle_of_base_and_adapter_names_both() {
 
 #[test]
 fn a_shard_that_changed_stops_the_bundle() {
-    let (mut made, manifest) = parts(
+    let (made, manifest) = parts(
         &golden("decoders/mistral-window"),
         &Fusion::default(),
         resnet(Block::Bottleneck),
@@ -231,7 +307,6 @@ fn a_shard_that_changed_stops_the_bundle() {
         text.replace(&format!("\"{word}\""), &format!("\"{token}\""))
     });
     std::fs::write(&path, text).unwrap();
-    made.architecture = Architecture::read(&made.base.join("config.json")).unwrap();
     let encoder = made.dir.path().join("encoder.safetensors");
     let parts = Parts {
         base: &made.base,

@@ -9,7 +9,7 @@ use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::fusion::Fusion;
 use model::init;
-use model::lora::{Adapter, AdapterConfig, Targets};
+use model::lora::{Adaptable, Adapter, AdapterConfig, Targets};
 use model::loss::cross_entropy;
 use model::mode::{Mode, Training};
 use model::weights::Weights;

@@ -4,6 +4,7 @@
 
 mod decoders;
 mod lora;
+mod seq2seq;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

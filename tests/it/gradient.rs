@@ -13,7 +13,7 @@ use model::layers::Linear;
 use model::meit::Meit;
 use model::mode::{Mode, Training};
 use pipeline::batch::{Row, TokenBatch};
-use pipeline::objective::{label_loss, language_loss};
+use pipeline::objective::{label_loss, language_loss, logits};
 use pipeline::params::Params;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -131,15 +131,8 @@ impl Tiny {
         let training = Training::new(0.2, ChaCha8Rng::seed_from_u64(5));
         let mode = Mode::Train(&training);
         let frames = self.model.encoder.forward(&self.x, &mode).unwrap();
-        let prefix = self
-            .model
-            .decoder
-            .prefix(&self.model.projector.forward(&frames, &mode).unwrap())
-            .unwrap();
-        let decoder = &self.model.decoder;
-        let logits = decoder
-            .forward(&self.batch.inputs, Some(&prefix), &mut decoder.cache(), &mode)
-            .unwrap();
+        let e = self.model.projector.forward(&frames, &mode).unwrap();
+        let logits = logits(&self.model.backbone, &self.batch, Some(&e), &mode).unwrap();
         let labels = label_loss(&self.head.forward(&pooled(&frames).unwrap()).unwrap(), &self.labels).unwrap();
         (language_loss(&logits, &self.batch).unwrap() + labels).unwrap()
     }

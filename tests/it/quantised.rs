@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor, Var};
 use model::config::DecoderConfig;
 use model::decoder::Decoder;
 use model::init;
-use model::lora::{Adapter, AdapterConfig, Targets};
+use model::lora::{Adaptable, Adapter, AdapterConfig, Targets};
 use model::mode::Mode;
 use model::weights::Weights;
 use rand::SeedableRng;

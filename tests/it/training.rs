@@ -2,11 +2,18 @@
 
 use std::path::Path;
 
+use candle_core::Device;
+use model::backbone::BackboneConfig;
+use model::bundle::Bundle;
+use model::generate::DecodeOptions;
+use model::lora::Adaptable;
+use model::meit::EcgInput;
 use pipeline::dataset::PtbXl;
 use pipeline::settings::TrainSettings;
 use pipeline::train;
 
-use crate::rig::root;
+use crate::assemble::write_tokenizer;
+use crate::rig::{copy, root};
 
 /// The shipped recordings with most of their rows moved to training folds; every fifth stays in fold 9.
 fn dataset(dir: &Path) -> PtbXl {
@@ -51,6 +58,39 @@ fn a_killed_run_resumes_to_the_bundle_of_an_uninterrupted_one() {
         expected,
         "ids hash every weight"
     );
+}
+
+#[test]
+fn a_run_from_a_language_model_trains_it_and_writes_a_bundle_that_drafts() {
+    for base in ["seq2seq/t5-gated", "decoders/llama-llama3-rope"] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dataset(dir.path());
+        let from = dir.path().join("base");
+        copy(&root().join("tests/golden").join(base), &from);
+        let config = BackboneConfig::read(&from.join("config.json")).unwrap();
+        write_tokenizer(&from, config.vocab_size());
+        let settings = TrainSettings {
+            base: Some(from),
+            ..settings()
+        };
+        let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+        let id = train::run(&settings, &data, &whole, &|_| false).unwrap();
+        let bundle = Bundle::load(&whole, &Device::Cpu).unwrap();
+        assert_eq!(id.as_deref(), Some(bundle.id()), "{base}");
+        let backbone = &bundle.drafting().model.backbone;
+        assert_eq!(backbone.model_type(), base.split(['/', '-']).nth(1).unwrap());
+        let silent = EcgInput {
+            millivolts: vec![0.0; 60_000],
+            ..EcgInput::default()
+        };
+        let options = DecodeOptions {
+            tokens_max: 4,
+            ..DecodeOptions::default()
+        };
+        assert_eq!(bundle.drafting().draft(&[silent], &options).unwrap().len(), 1);
+        assert_eq!(train::run(&settings, &data, &killed, &|step| step == 7).unwrap(), None);
+        assert_eq!(train::run(&settings, &data, &killed, &|_| false).unwrap(), id, "{base}");
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use candle_core::{DType, Device};
 use ecg::lead::Lead;
 use model::assemble::{Parts, assemble};
-use model::bundle::{Bundle, Manifest};
+use model::backbone::{Backbone, BackboneConfig};
+use model::bundle::{Bundle, DECODER_CONFIG, Manifest};
 use model::config::EncoderConfig;
 use model::fusion::Fusion;
 use model::weights::Weights;
@@ -50,7 +51,8 @@ pub struct Create {
     /// Adapter directory as peft writes it.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How the ECG enters the decoder, as in bundle.json, such as {"kind": "input"}; without it a prefix in every layer.
+    /// How the ECG enters the language model, as in bundle.json, such as {"kind": "input"}; without it a prefix in every layer,
+    /// or memory where the base is an encoder-decoder.
     #[arg(long, value_name = "JSON")]
     fusion: Option<String>,
     #[arg(long)]
@@ -87,7 +89,6 @@ fn load(dir: &std::path::Path) -> anyhow::Result<Bundle> {
 
 fn show(bundle: &Bundle) -> anyhow::Result<()> {
     let drafting = bundle.drafting();
-    let architecture = drafting.model.decoder.architecture();
     let adapter = drafting.adapter.as_ref();
     let adapter = adapter.map(|adapter| {
         serde_json::json!({"sha256": adapter.sha256(), "parameters": adapter.parameters(), "modules": adapter.modules().count(),
@@ -95,9 +96,7 @@ fn show(bundle: &Bundle) -> anyhow::Result<()> {
     });
     let json = serde_json::json!({
         "id": bundle.id(),
-        "decoder": {"model_type": architecture.model_type, "hidden_size": architecture.hidden_size,
-            "layers": architecture.layers.len(), "heads": architecture.heads, "kv_heads": architecture.kv_heads,
-            "vocab_size": architecture.vocab_size},
+        "decoder": sizes(&drafting.model.backbone),
         "adapter": adapter,
         "manifest": bundle.manifest(),
     });
@@ -105,14 +104,35 @@ fn show(bundle: &Bundle) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sizes of the language model, for people.
+fn sizes(backbone: &Backbone) -> serde_json::Value {
+    match backbone {
+        Backbone::Decoder(decoder) => {
+            let a = decoder.architecture();
+            serde_json::json!({"model_type": a.model_type, "hidden_size": a.hidden_size, "layers": a.layers.len(), "heads": a.heads,
+                "kv_heads": a.kv_heads, "vocab_size": a.vocab_size})
+        }
+        Backbone::Seq2Seq(model) => {
+            let c = model.config();
+            serde_json::json!({"model_type": c.model_type, "hidden_size": c.hidden_size, "layers": c.decoder.layers,
+                "heads": c.decoder.heads, "encoder_layers": c.encoder.layers, "encoder_heads": c.encoder.heads,
+                "vocab_size": c.vocab_size})
+        }
+    }
+}
+
 impl Create {
     fn run(self) -> anyhow::Result<()> {
         let fusion = self.fusion.as_deref().map(serde_json::from_str::<Fusion>);
+        let fusion = match fusion.transpose().context("parse --fusion")? {
+            Some(fusion) => fusion,
+            None => BackboneConfig::read(&self.base.join(DECODER_CONFIG))?.fusion_default(),
+        };
         let manifest = Manifest {
             format: String::new(),
             name: self.name.clone(),
             encoder: self.encoder_config()?,
-            fusion: fusion.transpose().context("parse --fusion")?.unwrap_or_default(),
+            fusion,
             lead_order: Lead::ALL.iter().map(|lead| lead.name().to_owned()).collect(),
             clip_mv: self.clip_mv,
             chain: ecg::dsp::DspConfig::default().chain_name(),

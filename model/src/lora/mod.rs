@@ -1,7 +1,7 @@
-//! LoRA adapters in peft's format: read, made anew, trained, written, put on a decoder and merged into it.
+//! LoRA adapters in peft's format: read, made anew, trained, written, put on a model and merged into it.
 //!
-//! Place: between an adapter directory and a `decoder`'s projections. Invariant: the base is never changed; a decoder with an
-//! adapter is another value that shares its weights. Source: Hu et al. 2021 (arXiv 2106.09685), peft's LoraModel.
+//! Place: between an adapter directory and the projections of a `decoder` or a `seq2seq` model. Invariant: the base is never
+//! changed; a model with an adapter is another value that shares its weights. Source: Hu et al. 2021 (arXiv 2106.09685), peft's LoraModel.
 
 mod attach;
 mod config;
@@ -14,10 +14,9 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
+pub use attach::Adaptable;
 pub use config::{AdapterConfig, Layers, Patterns, Targets};
 
-use crate::architecture::Orientation;
-use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::layers::Linear;
@@ -46,12 +45,12 @@ struct Factors {
 }
 
 impl Adapter {
-    /// Reads a directory that peft or [`Self::save`] wrote, for `decoder`.
+    /// Reads a directory that peft or [`Self::save`] wrote, for `base`.
     ///
     /// # Errors
     /// A file that cannot be read; a setting that is not plain LoRA; a tensor that is missing, of another shape, not finite,
-    /// or of a module that the decoder does not have.
-    pub fn load(dir: &Path, decoder: &Decoder) -> Result<Self> {
+    /// or of a module that the base does not have.
+    pub fn load(dir: &Path, base: &impl Adaptable) -> Result<Self> {
         let (config_path, weights_path) = (dir.join(ADAPTER_CONFIG), dir.join(ADAPTER_WEIGHTS));
         let config_bytes = files::read(&config_path)?;
         let weights_bytes = files::read(&weights_path)?;
@@ -59,7 +58,7 @@ impl Adapter {
         let tensors: BTreeMap<String, Tensor> = candle_core::safetensors::load_buffer(&weights_bytes, &Device::Cpu)?
             .into_iter()
             .collect();
-        let mut adapter = Self::new(config, &tensors, decoder)?;
+        let mut adapter = Self::new(config, &tensors, base)?;
         let digest = Sha256::new().chain_update(config_bytes).chain_update(weights_bytes);
         adapter.sha256 = Some(files::hex(&digest.finalize()));
         Ok(adapter)
@@ -68,11 +67,11 @@ impl Adapter {
     /// An adapter that changes nothing yet: A uniform as peft draws it, B zero.
     ///
     /// # Errors
-    /// A setting that is not plain LoRA; no module of the decoder that the config targets.
-    pub fn fresh(mut config: AdapterConfig, decoder: &Decoder, rng: &mut ChaCha8Rng) -> Result<Self> {
-        config.fan_in_fan_out = decoder.architecture().names.orientation == Orientation::InOut;
+    /// A setting that is not plain LoRA; no module of the base that the config targets.
+    pub fn fresh(mut config: AdapterConfig, base: &impl Adaptable, rng: &mut ChaCha8Rng) -> Result<Self> {
+        config.fan_in_fan_out = base.weights_are_transposed();
         let mut tensors = BTreeMap::new();
-        for (name, inputs, outputs) in targeted(&config, decoder)? {
+        for (name, inputs, outputs) in targeted(&config, base)? {
             let rank = config.rank(&name)?;
             // kaiming_uniform with a = sqrt(5): a bound of one over the root of the inputs
             let bound = (inputs as f32).sqrt().recip();
@@ -82,20 +81,19 @@ impl Adapter {
             let b = Tensor::zeros((outputs, rank), DType::F32, &Device::Cpu)?;
             tensors.insert(format!("{ROOT}{name}{B}"), b);
         }
-        Self::new(config, &tensors, decoder)
+        Self::new(config, &tensors, base)
     }
 
     /// From tensors under peft's names. A tensor that is a variable stays one, so the adapter learns with it.
     ///
     /// # Errors
     /// As [`Self::load`], without files.
-    pub fn new(config: AdapterConfig, tensors: &BTreeMap<String, Tensor>, decoder: &Decoder) -> Result<Self> {
+    pub fn new(config: AdapterConfig, tensors: &BTreeMap<String, Tensor>, base: &impl Adaptable) -> Result<Self> {
         config.validate()?;
         let mut modules = BTreeMap::new();
-        for (name, inputs, outputs) in targeted(&config, decoder)? {
+        for (name, inputs, outputs) in targeted(&config, base)? {
             let rank = config.rank(&name)?;
-            let tensor =
-                |part: &str, shape: [usize; 2]| factor(tensors, &format!("{ROOT}{name}{part}"), shape, decoder);
+            let tensor = |part: &str, shape: [usize; 2]| factor(tensors, &format!("{ROOT}{name}{part}"), shape, base);
             let factors = Factors {
                 a: tensor(A, [rank, inputs])?,
                 b: tensor(B, [outputs, rank])?,
@@ -107,7 +105,7 @@ impl Adapter {
             let path = name.strip_prefix(ROOT).unwrap_or_default();
             let module = path.strip_suffix(A).or_else(|| path.strip_suffix(B));
             if !module.is_some_and(|module| modules.contains_key(module)) {
-                check_base_copy(name, path, tensor, decoder)?;
+                check_base_copy(name, path, tensor, base)?;
             }
         }
         Ok(Self {
@@ -201,15 +199,15 @@ impl Adapter {
     }
 }
 
-/// peft saves the base's own embedding or head beside an adapter that targets the head; it must be what the decoder has.
-fn check_base_copy(name: &str, path: &str, tensor: &Tensor, decoder: &Decoder) -> Result<()> {
+/// peft saves the base's own embedding or head beside an adapter that targets the head; it must be what the base is.
+fn check_base_copy(name: &str, path: &str, tensor: &Tensor, base: &impl Adaptable) -> Result<()> {
     let stored = path.replace(".base_layer.", ".");
-    let Some(base) = decoder.tensor(&stored) else {
+    let Some(own) = base.tensor(&stored) else {
         return Err(Error::UnknownTensor { name: name.to_owned() });
     };
-    let tensor = tensor.to_dtype(base.dtype())?.to_device(base.device())?;
+    let tensor = tensor.to_dtype(own.dtype())?.to_device(own.device())?;
     let same =
-        tensor.dims() == base.dims() && tensor.ne(base)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? == 0.0;
+        tensor.dims() == own.dims() && tensor.ne(own)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? == 0.0;
     if same {
         Ok(())
     } else {
@@ -217,7 +215,12 @@ fn check_base_copy(name: &str, path: &str, tensor: &Tensor, decoder: &Decoder) -
     }
 }
 
-fn factor(tensors: &BTreeMap<String, Tensor>, name: &str, expected: [usize; 2], decoder: &Decoder) -> Result<Tensor> {
+fn factor(
+    tensors: &BTreeMap<String, Tensor>,
+    name: &str,
+    expected: [usize; 2],
+    base: &impl Adaptable,
+) -> Result<Tensor> {
     let missing = || Error::MissingTensor { name: name.to_owned() };
     let tensor = tensors.get(name).ok_or_else(missing)?;
     if tensor.dims() != expected {
@@ -228,19 +231,19 @@ fn factor(tensors: &BTreeMap<String, Tensor>, name: &str, expected: [usize; 2], 
         });
     }
     files::check_finite(name, tensor)?;
-    let dtype = if decoder.dtype() == DType::F64 {
+    let dtype = if base.dtype() == DType::F64 {
         DType::F64
     } else {
         DType::F32
     };
-    Ok(tensor.to_dtype(dtype)?.to_device(decoder.device())?)
+    Ok(tensor.to_dtype(dtype)?.to_device(base.device())?)
 }
 
-/// Path, inputs and outputs of every module of the decoder that the config targets.
-fn targeted(config: &AdapterConfig, decoder: &Decoder) -> Result<Vec<(String, usize, usize)>> {
-    let head = decoder.architecture().names.head;
+/// Path, inputs and outputs of every module of the base that the config targets.
+fn targeted(config: &AdapterConfig, base: &impl Adaptable) -> Result<Vec<(String, usize, usize)>> {
+    let head = base.head();
     let mut found = Vec::new();
-    for projection in decoder.projections() {
+    for projection in base.projections() {
         if config.targets(projection.name(), projection.name() == head)? {
             let (outputs, inputs) = projection.linear().dims()?;
             found.push((projection.name().to_owned(), inputs, outputs));
@@ -250,7 +253,7 @@ fn targeted(config: &AdapterConfig, decoder: &Decoder) -> Result<Vec<(String, us
         return Err(Error::Config {
             key: "target_modules",
             value: format!("{:?}", config.target_modules),
-            bound: format!("must match a module of {}", decoder.architecture().model_type),
+            bound: format!("must match a module of {}", base.model_type()),
         });
     }
     Ok(found)

@@ -11,11 +11,11 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
+use model::backbone::Backbone;
 use model::bundle::{ADAPTER, Bundle, ENCODER};
-use model::decoder::Decoder;
 use model::encoder::EcgEncoder;
 use model::fusion::Fusion;
-use model::lora::{Adapter, AdapterConfig, Targets};
+use model::lora::{Adaptable, Adapter, AdapterConfig, Targets};
 use model::meit::EcgInput;
 use model::mode::{Mode, Training};
 use model::projector::Projector;
@@ -27,7 +27,7 @@ use super::settings::{AdapterSettings, EncoderMode};
 use crate::batch::{Order, Row, TokenBatch, row, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::manifest::{Dataset, Sample};
-use crate::objective::language_loss;
+use crate::objective::{language_loss, logits};
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::sources::{Origin, Split};
@@ -77,7 +77,7 @@ pub struct Learner<'a> {
     bundle: Bundle,
     /// On the variables of `params`, as encoder and projector are.
     adapter: Adapter,
-    decoder: Decoder,
+    backbone: Backbone,
     encoder: EcgEncoder,
     projector: Projector,
     params: Params,
@@ -102,10 +102,14 @@ impl<'a> Learner<'a> {
         work: &Path,
     ) -> anyhow::Result<Self> {
         let bundle = Bundle::load(base, &Device::Cpu).context("load base bundle")?.base();
-        let bare = &bundle.drafting().model.decoder;
+        let bare = &bundle.drafting().model.backbone;
         let start = match parent {
             Some(dir) => Adapter::load(&dir.join(ADAPTER), bare).context("load the parent's adapter")?,
-            None => Adapter::fresh(config(&recipe.train), bare, &mut step_rng(recipe.seed, STAGE_INIT, 0))?,
+            None => Adapter::fresh(
+                config(&recipe.train, bare),
+                bare,
+                &mut step_rng(recipe.seed, STAGE_INIT, 0),
+            )?,
         };
         let (held, asked) = (start.config(), &recipe.train);
         ensure!(
@@ -127,7 +131,7 @@ impl<'a> Learner<'a> {
         tensors.extend(encoder.map(|(name, t)| (format!("{ENCODER_PREFIX}{name}"), t.clone())));
         let params = Params::new(&tensors)?;
         let (adapter, weights) = (on_variables(&start, &params, bare)?, params.weights().pp("encoder"));
-        let decoder = bare.with_adapter(&adapter);
+        let backbone = bare.with_adapter(&adapter);
         let sizes = &bundle.manifest().encoder;
         let (encoder, projector) = (EcgEncoder::load(&weights, sizes)?, Projector::load(&weights, sizes)?);
         let in_split = |split, signed: bool| data.indices(|s| s.split == split && (s.origin != Origin::Base) == signed);
@@ -152,7 +156,7 @@ impl<'a> Learner<'a> {
             recipe,
             data,
             adapter,
-            decoder,
+            backbone,
             encoder,
             projector,
             params,
@@ -237,7 +241,8 @@ impl<'a> Learner<'a> {
     /// Mean weighted language loss of some samples, and its gradients.
     fn gradients(&self, picked: &[usize], mode: &Mode) -> anyhow::Result<(Tensor, GradStore)> {
         let rows: Vec<&Row> = picked.iter().map(|&i| &self.rows[i]).collect();
-        let batch = TokenBatch::new(&rows, self.bundle.drafting().tokenizer.pad(), &Device::Cpu)?;
+        let pad = self.bundle.drafting().tokenizer.pad();
+        let batch = TokenBatch::of(&rows, self.backbone.start(), pad, &Device::Cpu)?;
         let embedded = match self.recipe.train.encoder {
             EncoderMode::Trainable => self.embed(picked)?,
             EncoderMode::Frozen => {
@@ -245,15 +250,13 @@ impl<'a> Learner<'a> {
                 Tensor::cat(&parts.collect::<anyhow::Result<Vec<_>>>()?, 0)?
             }
         };
-        let prefix = self.decoder.prefix_in(&embedded, mode)?;
         let loss = |logits: &Tensor| language_loss(logits, &batch);
         if self.recipe.train.by_layer {
-            return Ok(self
-                .decoder
-                .backward_by_layer(&batch.inputs, Some(&prefix), mode, loss)?);
+            let decoder = self.backbone.decoder()?;
+            let prefix = decoder.prefix_in(&embedded, mode)?;
+            return Ok(decoder.backward_by_layer(&batch.inputs, Some(&prefix), mode, loss)?);
         }
-        let mut cache = self.decoder.cache();
-        let loss = loss(&self.decoder.forward(&batch.inputs, Some(&prefix), &mut cache, mode)?)?;
+        let loss = loss(&logits(&self.backbone, &batch, Some(&embedded), mode)?)?;
         let grads = loss.backward()?;
         Ok((loss, grads))
     }
@@ -297,18 +300,22 @@ impl<'a> Learner<'a> {
 }
 
 /// The adapter on the variables of `params`, which have its tensors under the same names.
-fn on_variables(start: &Adapter, params: &Params, decoder: &Decoder) -> anyhow::Result<Adapter> {
+fn on_variables(start: &Adapter, params: &Params, backbone: &Backbone) -> anyhow::Result<Adapter> {
     let weights = params.weights();
     let is_adapters = |name: &String| !name.starts_with(ENCODER_PREFIX);
     let tensors = weights.tensors().iter().filter(|(name, _)| is_adapters(name));
     let tensors = tensors.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
-    Ok(Adapter::new(start.config().clone(), &tensors, decoder)?)
+    Ok(Adapter::new(start.config().clone(), &tensors, backbone)?)
 }
 
-fn config(train: &AdapterSettings) -> AdapterConfig {
+fn config(train: &AdapterSettings, backbone: &Backbone) -> AdapterConfig {
     let mut config = AdapterConfig::new(train.rank, train.alpha, Targets::Pattern(TARGETS.to_owned()));
     config.lora_dropout = train.dropout;
-    config.task_type = Some("CAUSAL_LM".to_owned());
+    let task = match backbone {
+        Backbone::Decoder(_) => "CAUSAL_LM",
+        Backbone::Seq2Seq(_) => "SEQ_2_SEQ_LM",
+    };
+    config.task_type = Some(task.to_owned());
     config
 }
 

@@ -11,7 +11,7 @@ use candle_core::{D, DType, IndexOp, Tensor, Var};
 use model::architecture::Architecture;
 use model::decoder::Decoder;
 use model::generate::{DecodeOptions, generate};
-use model::lora::{ADAPTER_WEIGHTS, Adapter, AdapterConfig, Targets};
+use model::lora::{ADAPTER_WEIGHTS, Adaptable, Adapter, AdapterConfig, Targets};
 use model::mode::{Mode, Training};
 use model::weights::Weights;
 use rand::SeedableRng;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 use model::decoder::Decoder;
-use model::lora::{Adapter, AdapterConfig, Targets};
+use model::lora::{Adaptable, Adapter, AdapterConfig, Targets};
 use model::loss::cross_entropy;
 use model::mode::Mode;
 use pipeline::benchmark::cost::memory_kib_max;

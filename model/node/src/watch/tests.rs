@@ -193,8 +193,8 @@ fn weights_that_are_not_finite_or_of_another_shape_are_refused() {
 /// An adapter whose factors drown the base.
 fn deafening(bundle: &Bundle, dir: &Path) {
     let config = AdapterConfig::new(2, 64.0, Targets::Pattern("all-linear".to_owned()));
-    let decoder = &bundle.drafting().model.decoder;
-    let fresh = Adapter::fresh(config, decoder, &mut rand_chacha::ChaCha8Rng::seed_from_u64(1)).unwrap();
+    let backbone = &bundle.drafting().model.backbone;
+    let fresh = Adapter::fresh(config, backbone, &mut rand_chacha::ChaCha8Rng::seed_from_u64(1)).unwrap();
     let tensors = fresh.tensors().unwrap().into_iter().map(|(name, t)| {
         let values: Vec<f32> = (0..t.elem_count()).map(|i| (i as f32 * 1.3).sin() * 5.0).collect();
         (
@@ -202,7 +202,7 @@ fn deafening(bundle: &Bundle, dir: &Path) {
             candle_core::Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap(),
         )
     });
-    let adapter = Adapter::new(fresh.config().clone(), &tensors.collect(), decoder).unwrap();
+    let adapter = Adapter::new(fresh.config().clone(), &tensors.collect(), backbone).unwrap();
     adapter.save(dir).unwrap();
 }
 
