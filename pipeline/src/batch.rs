@@ -218,7 +218,7 @@ mod tests {
         };
         let rows = [row(&[5, 6, 7, 8, 9], 3), row(&[5, 8, 9, 9], 1)];
         let batch = TokenBatch::of(&[&rows[0], &rows[1]], Some(2), 0, &Device::Cpu)?;
-        assert_eq!(batch.inputs.to_vec2::<u32>()?, [[2, 8, 0], [2, 8, 9]]);
+        assert_eq!(batch.inputs.to_vec2::<u32>()?, [[2, 8, 9], [2, 8, 9]]);
         assert_eq!(batch.targets.to_vec2::<u32>()?, [[8, 9, 0], [8, 9, 9]]);
         assert_eq!(batch.mask.to_vec2::<f32>()?, [[1., 1., 0.], [1., 1., 1.]]);
         let (ids, lengths) = batch.source.expect("a source");

@@ -24,13 +24,22 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// With a base that starts from a language model of Hugging Face's.
+    fn with(language: Option<PathBuf>) -> Self {
         let bench = Self {
             dir: tempfile::tempdir().unwrap(),
         };
         bench.data();
         bench.signed();
         let data = PtbXl::open(&bench.path("ptbxl")).unwrap();
-        crate::train::run(&tiny(), &data, &bench.path("base"), &|_| false).unwrap();
+        let settings = TrainSettings {
+            base: language,
+            ..tiny()
+        };
+        crate::train::run(&settings, &data, &bench.path("base"), &|_| false).unwrap();
         bench
     }
 
@@ -197,6 +206,37 @@ fn a_night_promotes_and_a_second_start_changes_nothing() {
     let report = Report::read(&settings).unwrap();
     assert_eq!(report.candidate, next.generation);
     assert!(report.to_string().contains("Rollback by me"), "{report}");
+}
+
+#[test]
+fn an_encoder_decoder_gets_an_adapter_as_a_decoder_does() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/seq2seq/t5-gated");
+        std::fs::copy(golden.join(name), dir.path().join(name)).unwrap();
+    }
+    let words: serde_json::Map<String, serde_json::Value> = (0..43).map(|i| (format!("w{i}"), i.into())).collect();
+    let tokenizer = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}});
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let bench = Bench::with(Some(dir.path().to_owned()));
+    let settings = bench.settings();
+    let outcome = ended(run(&settings, "night-1").unwrap());
+    assert_eq!(outcome.status, Status::Promoted, "{outcome:?}");
+    let generation = bench
+        .path("registry")
+        .join(generation_key(outcome.generation.as_deref().unwrap()));
+    let bundle = Bundle::load(&generation, &Device::Cpu).unwrap();
+    let adapter = bundle.drafting().adapter.clone().expect("an adapter");
+    assert_eq!(adapter.config().task_type.as_deref(), Some("SEQ_2_SEQ_LM"));
+    let has = |module: &str| adapter.modules().any(|name| name == module);
+    assert!(has("encoder.block.0.layer.0.SelfAttention.q") && has("decoder.block.2.layer.1.EncDecAttention.v"));
+    let moved = adapter.tensors().unwrap().into_iter().filter(|(name, b)| {
+        let size = b.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        name.contains("lora_B") && size > 0.0
+    });
+    assert_eq!(moved.count(), adapter.modules().count(), "every module has learned");
 }
 
 #[test]
