@@ -1,5 +1,5 @@
-//! Training from nothing, or from a language model of Hugging Face's: the decoder on reports, the encoder on the statements of recordings, then all of it on recordings with
-//! their reports.
+//! Training from nothing, or from a language model of Hugging Face's: the decoder on reports, the encoder on the statements of
+//! recordings, then all of it on recordings with their reports.
 //!
 //! Place: `meit-pipeline train`. Reads as a recipe: open, step, validate, save, export. Invariant: step k depends on the
 //! settings, the data and the weights before it, and on nothing else, so a killed run resumes to the same result.

@@ -1,7 +1,8 @@
 //! LoRA adapters in peft's format: read, made anew, trained, written, put on a model and merged into it.
 //!
 //! Place: between an adapter directory and the projections of a `decoder` or a `seq2seq` model. Invariant: the base is never
-//! changed; a model with an adapter is another value that shares its weights. Source: Hu et al. 2021 (arXiv 2106.09685), peft's LoraModel.
+//! changed; a model with an adapter is another value that shares its weights.
+//! Source: Hu et al. 2021 (arXiv 2106.09685), peft's LoraModel.
 
 mod attach;
 mod config;
