@@ -216,3 +216,16 @@ fn every_link_of_a_document_leads_somewhere() {
     }
     assert!(links > 10, "only {links} links were found");
 }
+
+#[test]
+fn every_file_at_the_top_is_named_in_the_architecture() {
+    let architecture = text(&root().join("ARCHITECTURE.md"));
+    let named: BTreeSet<&str> = architecture.split_whitespace().collect();
+    let entries = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap());
+    // a worktree's .git is a file
+    let files = entries.filter(|entry| entry.file_type().unwrap().is_file() && entry.file_name() != ".git");
+    let names: Vec<String> = files.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(names.len() > 5, "only {names:?} were found");
+    let unknown: Vec<&String> = names.iter().filter(|name| !named.contains(name.as_str())).collect();
+    assert!(unknown.is_empty(), "ARCHITECTURE.md does not name {unknown:?}");
+}
