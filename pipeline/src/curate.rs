@@ -14,6 +14,7 @@ use ecg::segment::{Decision, Segment};
 use ecg::{LEADS, SEGMENT_SAMPLES};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use service::kafka::KafkaSettings;
 use store::disk;
 
 use crate::erasure::Erasures;
@@ -42,6 +43,9 @@ pub struct CurateSettings {
     pub seed: u64,
     /// Where reading of topics ends; empty for now.
     pub ends: BTreeMap<String, i64>,
+    /// How the topics' brokers are spoken to; the defaults and the environment where it is None.
+    #[serde(skip)]
+    pub kafka: Option<KafkaSettings>,
     /// Id of the base bundle.
     pub base: String,
     /// Bytes that must stay free on the disk.
@@ -102,7 +106,7 @@ fn gather(settings: &CurateSettings, erasures: &Erasures) -> anyhow::Result<Sour
     let mut all = Sourced::default();
     for source in &settings.sources {
         let sourced = source
-            .read(&settings.ends)
+            .read(&settings.ends, settings.kafka.as_ref())
             .with_context(|| format!("read source {source}"))?;
         for (why, n) in sourced.dropped {
             *all.dropped.entry(why).or_default() += n;

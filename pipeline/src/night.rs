@@ -76,6 +76,7 @@ pub struct Night<'a> {
     run: &'a str,
     dir: PathBuf,
     registry: Registry,
+    kafka: Option<KafkaSettings>,
 }
 
 impl<'a> Night<'a> {
@@ -94,13 +95,17 @@ impl<'a> Night<'a> {
             run,
             dir,
             registry: Registry::open(&settings.registry)?,
+            kafka: None,
         })
     }
 
-    /// Sends the run's events to Kafka too.
+    /// Reads topics with these settings, and sends the run's events to the same broker where the job announces them.
     #[must_use]
-    pub fn announced_to(mut self, kafka: Option<KafkaSettings>) -> Self {
-        self.registry = self.registry.announced_to(kafka);
+    pub fn with_kafka(mut self, kafka: &KafkaSettings) -> Self {
+        self.registry = self
+            .registry
+            .announced_to(self.settings.announce.then(|| kafka.clone()));
+        self.kafka = Some(kafka.clone());
         self
     }
 
@@ -180,7 +185,8 @@ impl<'a> Night<'a> {
         let bundle = Bundle::load(&self.settings.bundle, &Device::Cpu).context("load base bundle")?;
         let mut ends = BTreeMap::new();
         for source in &self.settings.sources {
-            ends.extend(source.ends().with_context(|| format!("find the end of {source}"))?);
+            let end = source.ends(self.kafka.as_ref());
+            ends.extend(end.with_context(|| format!("find the end of {source}"))?);
         }
         let plan = Plan {
             run: self.run.to_owned(),
@@ -201,6 +207,7 @@ impl<'a> Night<'a> {
             prompts: settings.prompts,
             seed: settings.seed,
             ends: plan.ends.clone(),
+            kafka: self.kafka.clone(),
             base: plan.base.bundle_id.clone(),
             reserve_bytes: self.reserve(),
         };

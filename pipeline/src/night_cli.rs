@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use service::kafka::KafkaSettings;
 use service::settings::Check as _;
 use service::time::{day, now_us};
 use store::Location;
@@ -16,7 +15,7 @@ use store::Location;
 use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
 use crate::metrics;
-use crate::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
+use crate::night::settings::{EncoderMode, PipelineSettings};
 use crate::night::status::Report;
 use crate::night::{Night, Progress, Step, undo};
 use crate::registry::Registry;
@@ -89,8 +88,8 @@ impl JobArgs {
         }
     }
 
-    /// The job's settings, and the broker that its events go to, if any.
-    fn settings(&self) -> anyhow::Result<(PipelineSection, Option<KafkaSettings>)> {
+    /// The job's settings: defaults, file, environment, and what the command line says.
+    fn settings(&self) -> anyhow::Result<PipelineSettings> {
         let mut all: PipelineSettings =
             service::settings::load_checked("pipeline", self.config.as_deref()).context("read settings")?;
         let section = &mut all.pipeline;
@@ -114,8 +113,7 @@ impl JobArgs {
         put(&mut train.learning_rate, self.learning_rate);
         put(&mut train.encoder, self.encoder);
         all.check()?;
-        let kafka = all.pipeline.announce.then_some(all.kafka);
-        Ok((all.pipeline, kafka))
+        Ok(all)
     }
 }
 
@@ -130,9 +128,9 @@ fn put<T>(to: &mut T, from: Option<T>) {
 /// # Errors
 /// Whatever the run met, with its context.
 pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
-    let (settings, kafka) = args.settings()?;
+    let settings = args.settings()?;
     let run = args.run.clone().unwrap_or_else(|| day(now_us()));
-    let night = Night::open(&settings, &run)?.announced_to(kafka);
+    let night = Night::open(&settings.pipeline, &run)?.with_kafka(&settings.kafka);
     println!("{}", tell(&run, &night.go(until, &|_| false)?));
     Ok(())
 }
@@ -183,13 +181,17 @@ pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
         return go(&args.job, Step::Curate);
     }
     let out = args.out.as_deref().context("curate --dataset needs --out DIR")?;
-    let (settings, _) = args.job.settings()?;
+    let PipelineSettings {
+        kafka,
+        pipeline: settings,
+    } = args.job.settings()?;
     let curate = CurateSettings {
         sources: args.datasets.clone(),
         limit: args.limit,
         prompts: args.job.prompts.unwrap_or(256),
         seed: args.seed,
         ends: Default::default(),
+        kafka: Some(kafka),
         base: String::new(),
         reserve_bytes: settings.reserve_mb << 20,
     };
@@ -218,8 +220,12 @@ pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`undo::rollback`].
 pub fn rollback(args: &JobArgs) -> anyhow::Result<()> {
-    let (settings, kafka) = args.settings()?;
-    let entry = undo::rollback(&settings, kafka, args.run.as_deref().unwrap_or("rollback"))?;
+    let settings = args.settings()?;
+    let entry = undo::rollback(
+        &settings.pipeline,
+        settings.announced(),
+        args.run.as_deref().unwrap_or("rollback"),
+    )?;
     println!("champion is {}", entry.generation.as_deref().unwrap_or("the base"));
     Ok(())
 }
@@ -229,7 +235,7 @@ pub fn rollback(args: &JobArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`Report::read`].
 pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
-    let report = Report::read(&args.settings()?.0)?;
+    let report = Report::read(&args.settings()?.pipeline)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -243,12 +249,12 @@ pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
 /// # Errors
 /// What is no hash; a data set that cannot be rewritten.
 pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
-    let (settings, kafka) = args.settings()?;
-    let registry = Registry::open(&settings.registry)?.announced_to(kafka);
+    let settings = args.settings()?;
+    let registry = Registry::open(&settings.pipeline.registry)?.announced_to(settings.announced());
     let mut erasures = Erasures::open(registry.store())?;
     erasures.add(patient_hash)?;
     let mut samples = 0;
-    for entry in std::fs::read_dir(&settings.work).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(&settings.pipeline.work).into_iter().flatten().flatten() {
         let dataset = entry.path().join("dataset");
         if dataset.join(crate::manifest::MANIFEST).is_file() {
             let gone =
@@ -269,13 +275,13 @@ pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
 /// # Errors
 /// Settings that cannot be used; a night that failed is tried again, then left for the next.
 pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> anyhow::Result<()> {
-    let (settings, kafka) = args.settings()?;
-    let nightly = |run: &str| nightly(&settings, kafka.as_ref(), run, metrics_file);
+    let settings = args.settings()?;
+    let nightly = |run: &str| nightly(&settings, run, metrics_file);
     if args.run.is_some() {
         bail!("daemon names its runs by their day: leave --run out");
     }
-    let at = at.unwrap_or(settings.at);
-    for run in Report::read(&settings)?.open {
+    let at = at.unwrap_or(settings.pipeline.at);
+    for run in Report::read(&settings.pipeline)?.open {
         tracing::info!(run, "going on with a run that has no outcome");
         nightly(&run);
     }
@@ -289,10 +295,10 @@ pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> an
     }
 }
 
-fn nightly(settings: &PipelineSection, kafka: Option<&KafkaSettings>, run: &str, metrics_file: Option<&Path>) {
+fn nightly(settings: &PipelineSettings, run: &str, metrics_file: Option<&Path>) {
     for attempt in 1..=TRIES {
         let night = || {
-            let night = Night::open(settings, run)?.announced_to(kafka.cloned());
+            let night = Night::open(&settings.pipeline, run)?.with_kafka(&settings.kafka);
             night.go(Step::Promote, &|_| false)
         };
         match metrics::recorded(metrics_file, "run", night) {

@@ -1,7 +1,8 @@
 //! Where samples come from: every kind of source gives candidates, or the reason why not.
 //!
 //! Place: first step of `curate`. Kinds: `ptbxl:DIR` and `mimic:DIR` in their genuine layouts, `wfdb:DIR` (recordings with
-//! reports.jsonl), `signed:DIR` (signed reports and segments as files) and `kafka:BROKERS` (the same from the topics).
+//! reports.jsonl), `signed:DIR` (signed reports and segments as files) and `kafka` or
+//! `kafka:BROKERS` (the same from the topics).
 //! Invariant: ids are stable and unique across kinds; everything that a source holds is a candidate or is counted with the
 //! reason why it is none.
 
@@ -19,6 +20,7 @@ use std::str::FromStr;
 use anyhow::bail;
 use ecg::segment::Segment;
 use serde::{Deserialize, Serialize};
+use service::kafka::KafkaSettings;
 use sha2::{Digest, Sha256};
 
 use crate::strata::Stratum;
@@ -32,6 +34,7 @@ pub enum Source {
     Mimic(PathBuf),
     Wfdb(PathBuf),
     Signed(PathBuf),
+    /// Brokers; empty for those of the settings.
     Kafka(String),
 }
 
@@ -123,28 +126,29 @@ impl Source {
         }
     }
 
-    /// Reads tables and reports; recordings are not opened yet. `ends` bounds what is read from topics.
+    /// Reads tables and reports; recordings are not opened yet. `ends` bounds what is read from topics; `kafka` says how brokers
+    /// are spoken to, without it the defaults and the environment do.
     ///
     /// # Errors
     /// A table or topic that cannot be read.
-    pub fn read(&self, ends: &BTreeMap<String, i64>) -> anyhow::Result<Sourced> {
+    pub fn read(&self, ends: &BTreeMap<String, i64>, kafka: Option<&KafkaSettings>) -> anyhow::Result<Sourced> {
         let sourced = match self {
             Source::PtbXl(dir) => ptbxl::read(dir),
             Source::Mimic(dir) => mimic::read(dir),
             Source::Wfdb(dir) => wfdb::read(dir),
             Source::Signed(dir) => signed::read(dir),
-            Source::Kafka(brokers) => topics::read(brokers, ends),
+            Source::Kafka(brokers) => topics::read(&topics::settings(brokers, kafka)?, ends),
         }?;
         Ok(sourced.sorted())
     }
 
-    /// Where the source ends now, for [`Source::read`]; only topics grow.
+    /// Where the source ends now, for [`Source::read`], with the same `kafka`; only topics grow.
     ///
     /// # Errors
     /// A broker that does not answer.
-    pub fn ends(&self) -> anyhow::Result<BTreeMap<String, i64>> {
+    pub fn ends(&self, kafka: Option<&KafkaSettings>) -> anyhow::Result<BTreeMap<String, i64>> {
         match self {
-            Source::Kafka(brokers) => topics::ends(brokers),
+            Source::Kafka(brokers) => topics::ends(&topics::settings(brokers, kafka)?),
             _ => Ok(BTreeMap::new()),
         }
     }
@@ -155,6 +159,9 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (kind, place) = text.split_once(':').unwrap_or((text, ""));
+        if text == "kafka" {
+            return Ok(Source::Kafka(String::new()));
+        }
         if place.is_empty() {
             bail!("source is {text:?}: expected KIND:PLACE, such as ptbxl:DIR");
         }
@@ -176,6 +183,7 @@ impl fmt::Display for Source {
             Source::PtbXl(dir) | Source::Mimic(dir) | Source::Wfdb(dir) | Source::Signed(dir) => {
                 write!(f, "{kind}:{}", dir.display())
             }
+            Source::Kafka(brokers) if brokers.is_empty() => f.write_str(kind),
             Source::Kafka(brokers) => write!(f, "{kind}:{brokers}"),
         }
     }
@@ -210,12 +218,21 @@ mod tests {
 
     #[test]
     fn a_source_reads_back_from_its_text_and_an_unknown_kind_is_named() {
-        for text in ["ptbxl:/data", "mimic:m", "wfdb:w", "signed:s", "kafka:host:9092"] {
+        for text in [
+            "ptbxl:/data",
+            "mimic:m",
+            "wfdb:w",
+            "signed:s",
+            "kafka:host:9092",
+            "kafka",
+        ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
         let error = "dicom:x".parse::<Source>().unwrap_err().to_string();
         assert!(error.contains("dicom"), "{error}");
-        assert!("ptbxl".parse::<Source>().is_err());
+        for incomplete in ["ptbxl", "kafka:"] {
+            assert!(incomplete.parse::<Source>().is_err(), "{incomplete}");
+        }
     }
 
     #[test]

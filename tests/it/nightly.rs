@@ -60,17 +60,21 @@ async fn signed_reports_are_read_from_their_topic_up_to_the_ends_that_were_noted
         &signed(&segments[1], "accepted", 1),
     )
     .await;
-    let source = Source::Kafka(broker.bootstrap().to_owned());
+    // the brokers, and how they are spoken to, are those of the settings that the caller brings
+    let source: Source = "kafka".parse().unwrap();
+    let kafka = broker.settings(&base.kafka);
     let read = |ends: BTreeMap<String, i64>| {
-        let source = source.clone();
+        let (source, kafka) = (source.clone(), kafka.clone());
         async move {
-            tokio::task::spawn_blocking(move || source.read(&ends).unwrap())
+            tokio::task::spawn_blocking(move || source.read(&ends, Some(&kafka)).unwrap())
                 .await
                 .unwrap()
         }
     };
-    let of = source.clone();
-    let ends = tokio::task::spawn_blocking(move || of.ends().unwrap()).await.unwrap();
+    let (of, with) = (source.clone(), kafka.clone());
+    let ends = tokio::task::spawn_blocking(move || of.ends(Some(&with)).unwrap())
+        .await
+        .unwrap();
     // what comes after the ends is for the next night
     send(
         topic::SIGNED_REPORTS,

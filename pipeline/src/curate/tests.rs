@@ -17,6 +17,7 @@ fn settings() -> CurateSettings {
         prompts: 128,
         seed: 7,
         ends: BTreeMap::new(),
+        kafka: None,
         base: "base".to_owned(),
         reserve_bytes: 0,
     }

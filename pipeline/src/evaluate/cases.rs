@@ -49,7 +49,7 @@ impl TestSet {
     pub fn open(source: &Source, folds: &[u8]) -> anyhow::Result<Self> {
         let set = match source {
             Source::PtbXl(dir) => Self::ptbxl(&PtbXl::open(dir)?, folds),
-            Source::Mimic(_) | Source::Wfdb(_) => Self::of(source.read(&BTreeMap::new())?.candidates),
+            Source::Mimic(_) | Source::Wfdb(_) => Self::of(source.read(&BTreeMap::new(), None)?.candidates),
             _ => bail!("dataset is {source}: expected ptbxl:DIR, mimic:DIR or wfdb:DIR"),
         };
         let place = match source {

@@ -106,6 +106,13 @@ pub struct AdapterSettings {
     pub checkpoint_steps: u64,
 }
 
+impl PipelineSettings {
+    /// The broker that events go to, if any.
+    pub fn announced(&self) -> Option<KafkaSettings> {
+        self.pipeline.announce.then(|| self.kafka.clone())
+    }
+}
+
 impl Check for PipelineSettings {
     fn check(&self) -> Result<(), OutOfBounds> {
         self.kafka.check()?;

@@ -43,6 +43,7 @@ fn dataset(dir: &Path) -> Dataset {
         prompts: 1,
         seed: 1,
         ends: BTreeMap::new(),
+        kafka: None,
         base: String::new(),
         reserve_bytes: 0,
     };
