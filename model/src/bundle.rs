@@ -18,7 +18,7 @@ use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
 use crate::files::{hex, parse, pretty, read, write};
-use crate::findings::{Finding, FindingsHead};
+use crate::findings::{Finding, FindingsHead, MorphologyConfig};
 use crate::fusion::Fusion;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adaptable, Adapter};
 use crate::meit::{Drafting, Meit};
@@ -58,6 +58,9 @@ pub struct Manifest {
     /// Statements that the encoder's head names, in the order of its outputs; left out where the prompt tells none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
+    /// What their head makes of the recording's morphology; left out where it sees the encoder's frames alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub morphology: Option<MorphologyConfig>,
     /// sha256 of each part, hexadecimal.
     pub parts: BTreeMap<String, String>,
 }
@@ -268,7 +271,8 @@ fn findings_head(manifest: &Manifest, encoder: &Weights) -> Result<Option<Findin
             bound: "at least one where evidence is findings".to_owned(),
         });
     }
-    FindingsHead::load(encoder, manifest.encoder.features(), &manifest.findings).map(Some)
+    let features = manifest.encoder.features();
+    FindingsHead::load(encoder, features, manifest.morphology, &manifest.findings).map(Some)
 }
 
 fn lead_order(manifest: &Manifest) -> Result<Vec<usize>> {

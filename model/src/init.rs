@@ -12,7 +12,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::architecture::{Architecture, Norm};
 use crate::config::{DecoderConfig, EncoderConfig, Trunk};
+use crate::findings::MorphologyConfig;
 use crate::fusion::Fusion;
+use crate::morphology;
 
 mod trunk;
 
@@ -37,6 +39,16 @@ pub fn encoder(config: &EncoderConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> 
     if config.time_embedding {
         init.normal("time_embedding", &[config.tokens, inputs], 0.1)?;
     }
+    Ok(init.tensors)
+}
+
+/// The hidden layer over the morphology, under the name that `MorphologyLayer` reads.
+pub fn morphology(config: MorphologyConfig, rng: &mut ChaCha8Rng) -> Result<Tensors> {
+    let mut init = Init {
+        tensors: BTreeMap::new(),
+        rng,
+    };
+    init.linear("morphology.hidden", morphology::LENGTH, config.hidden)?;
     Ok(init.tensors)
 }
 

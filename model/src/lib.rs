@@ -41,6 +41,7 @@ pub mod mask;
 pub mod meit;
 mod mlp;
 pub mod mode;
+pub mod morphology;
 pub mod norm;
 pub mod prefix;
 mod product;

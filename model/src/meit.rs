@@ -217,13 +217,13 @@ impl Drafting {
         Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
-    /// Names of each recording's statements, of its encoder frames (B, S', F); none where the prompt tells none.
+    /// Names of each recording's statements, of B recordings and their encoder frames (B, S', F); none where the prompt tells none.
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub fn named(&self, frames: &Tensor) -> candle_core::Result<Vec<Vec<&str>>> {
+    pub fn named(&self, ecgs: &[&EcgInput], frames: &Tensor) -> candle_core::Result<Vec<Vec<&str>>> {
         match &self.findings {
-            Some(head) => head.named(frames),
+            Some(head) => head.named(ecgs, frames),
             None => Ok(vec![Vec::new(); frames.dim(0)?]),
         }
     }
@@ -234,9 +234,10 @@ impl Drafting {
     /// [`Error::EcgLength`]; a tensor operation that fails.
     pub fn evidence_of(&self, ecg: &EcgInput) -> Result<Option<String>> {
         let named = match &self.findings {
-            Some(head) => head
-                .named(&self.model.encoder.forward(&self.input(&[ecg], 0)?, &Mode::Eval)?)?
-                .concat(),
+            Some(head) => {
+                let frames = self.model.encoder.forward(&self.input(&[ecg], 0)?, &Mode::Eval)?;
+                head.named(&[ecg], &frames)?.concat()
+            }
             None => Vec::new(),
         };
         Ok(self.evidence.words(&ecg.measurements, &named))
@@ -249,7 +250,7 @@ impl Drafting {
             .model
             .encoder
             .forward(&self.input(&ecgs, places[0])?, &Mode::Eval)?;
-        let prompts = self.named(&frames)?.into_iter().zip(&ecgs).map(|(named, ecg)| {
+        let prompts = self.named(&ecgs, &frames)?.into_iter().zip(&ecgs).map(|(named, ecg)| {
             let evidence = self.evidence.words(&ecg.measurements, &named);
             self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
         });

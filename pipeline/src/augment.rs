@@ -5,6 +5,7 @@
 
 use ecg::{LEADS, SEGMENT_SAMPLES};
 use model::init::standard_normal;
+use model::morphology::{AMPLITUDES, BEAT, MEASURED};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -34,6 +35,35 @@ pub fn augment(ecg_uv: &[i16], rng: &mut ChaCha8Rng) -> Vec<f32> {
             let source = (i as i64 + shift).rem_euclid(SEGMENT_SAMPLES as i64) as usize;
             let wander = amplitude * (phase + step * i as f32).sin();
             out.push(f32::from(samples[source]) * gain + wander + noise_sd * standard_normal(rng));
+        }
+    }
+    out
+}
+
+/// Spread of what was measured, in the units of `morphology`.
+const MEASURED_SD: f32 = 0.1;
+const BEAT_SD_MV: f32 = 0.02;
+/// Farthest that the dominant beat moves, in its own values.
+const BEAT_SHIFT_MAX: i64 = 1;
+
+/// Scales and moves the dominant beat, adds white noise to it and to what was measured, and sometimes silences one lead.
+pub fn augment_morphology(values: &[f32], rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let gain = 1.0 + rng.random_range(-GAIN_SPREAD..GAIN_SPREAD);
+    let lost = (rng.random::<f32>() < LEAD_LOSS_PROBABILITY).then(|| rng.random_range(0..LEADS));
+    let shift = rng.random_range(-BEAT_SHIFT_MAX..=BEAT_SHIFT_MAX);
+    let (measured, beats) = values.split_at(MEASURED + LEADS * AMPLITUDES);
+    let mut out: Vec<f32> = measured
+        .iter()
+        .map(|v| v + MEASURED_SD * standard_normal(rng))
+        .collect();
+    for (lead, beat) in beats.chunks_exact(BEAT).enumerate() {
+        if lost == Some(lead) {
+            out.resize(out.len() + BEAT, 0.0);
+            continue;
+        }
+        for i in 0..BEAT as i64 {
+            let source = (i + shift).clamp(0, BEAT as i64 - 1) as usize;
+            out.push(beat[source] * gain + BEAT_SD_MV * standard_normal(rng));
         }
     }
     out

@@ -43,6 +43,7 @@ pub(crate) fn export(
         chain: dsp.chain_name(),
         prompt: settings.prompt.clone(),
         evidence: settings.evidence,
+        morphology: (!findings.is_empty()).then(|| settings.morphology()),
         findings,
         parts: Default::default(),
     };

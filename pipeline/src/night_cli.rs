@@ -254,7 +254,11 @@ pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
     let mut erasures = Erasures::open(registry.store())?;
     erasures.add(patient_hash)?;
     let mut samples = 0;
-    for entry in std::fs::read_dir(&settings.pipeline.work).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(&settings.pipeline.work)
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let dataset = entry.path().join("dataset");
         if dataset.join(crate::manifest::MANIFEST).is_file() {
             let gone =

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
 use model::evidence::Evidence;
+use model::findings::MorphologyConfig;
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides the outcome of a training run, apart from the data.
@@ -63,6 +64,9 @@ pub struct TrainSettings {
     /// ECG prefix tokens, P.
     #[arg(long, default_value_t = 20)]
     pub tokens: usize,
+    /// Width of the layer through which the head of the statements sees the recording's morphology.
+    #[arg(long, default_value_t = 192)]
+    pub morphology: usize,
     /// Steps on reports alone, of the training folds with or without a recording.
     #[arg(long, default_value_t = 400)]
     pub text_steps: u64,
@@ -172,6 +176,7 @@ impl TrainSettings {
             self.blocks
         );
         ensure!(self.tokens > 0, "tokens is 0: must be at least 1");
+        ensure!(self.morphology > 0, "morphology is 0: must be at least 1");
         for (name, share) in [
             ("dropout", f64::from(self.dropout)),
             ("label_dropout", f64::from(self.label_dropout)),
@@ -216,6 +221,7 @@ impl TrainSettings {
             stem_stride: 4,
             trunk: None,
             tokens: 4,
+            morphology: 6,
             text_steps: 3,
             label_steps: 3,
             steps: 5,
@@ -241,6 +247,13 @@ impl TrainSettings {
             finding_missed: 0.3,
             finding_made_up: 0.3,
             name: "tiny".to_owned(),
+        }
+    }
+
+    /// The head's second sight of a recording.
+    pub fn morphology(&self) -> MorphologyConfig {
+        MorphologyConfig {
+            hidden: self.morphology,
         }
     }
 

@@ -13,14 +13,14 @@ use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::evidence::Evidence;
-use model::findings::{Finding, named};
+use model::findings::{Finding, named, stacked};
 use model::meit::Meit;
 use model::mode::{Mode, Training};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::augment::{augment, millivolts};
+use crate::augment::{augment, augment_morphology, millivolts};
 use crate::batch::{Order, Row, TokenBatch, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::dataset::PtbXl;
@@ -30,7 +30,7 @@ use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::settings::TrainSettings;
 use crate::train_data::{Told, TrainingData};
-use heads::Heads;
+use heads::{Heads, Views};
 use language::Language;
 
 /// Steps between two lines of progress in the log.
@@ -239,7 +239,7 @@ impl<'a> Trainer<'a> {
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
         let mode = Mode::Train(&training);
         let frames = self.frames(&self.distorted(picked, &mut rng), &mode)?;
-        let loss = self.label_loss(&frames, picked, &mode)?;
+        let loss = self.label_loss(&frames, picked, &mut rng, &mode)?;
         let rate = self.settings.label_lr * schedule(done, self.settings.label_steps, self.settings.warmup);
         self.descend(
             &loss,
@@ -257,7 +257,7 @@ impl<'a> Trainer<'a> {
         let mode = Mode::Train(&training);
         let frames = self.frames(&ecgs, &mode)?;
         let language = self.language(&rows, Some(&frames), &mode)?;
-        let labels = self.label_loss(&frames, picked, &mode)?;
+        let labels = self.label_loss(&frames, picked, &mut rng, &mode)?;
         let loss = (&language + (labels * self.settings.label_weight)?)?;
         let scale = schedule(done, self.settings.steps, self.settings.warmup);
         self.descend(&loss, optimizer, |name| {
@@ -301,17 +301,35 @@ impl<'a> Trainer<'a> {
         Ok(language_loss(&logits, &batch)?)
     }
 
-    /// Loss of both heads on training recordings.
-    fn label_loss(&self, frames: &Tensor, picked: &[usize], mode: &Mode) -> anyhow::Result<Tensor> {
-        let labels: Vec<&[f32]> = picked.iter().map(|&i| self.data.train.labels[i].as_slice()).collect();
-        Ok(self.heads.loss(frames, &labels, mode, self.settings.label_dropout)?)
+    /// Loss of the heads on training recordings, whose frames these are.
+    fn label_loss(
+        &self,
+        frames: &Tensor,
+        picked: &[usize],
+        rng: &mut ChaCha8Rng,
+        mode: &Mode,
+    ) -> anyhow::Result<Tensor> {
+        let train = &self.data.train;
+        let labels: Vec<&[f32]> = picked.iter().map(|&i| train.labels[i].as_slice()).collect();
+        let distorted = picked.iter().map(|&i| augment_morphology(&train.morphology[i], rng));
+        let views = Views {
+            frames,
+            morphology: &stacked(&distorted.collect::<Vec<_>>(), &self.device)?,
+        };
+        Ok(self.heads.loss(&views, &labels, mode, self.settings.label_dropout)?)
     }
 
     /// The validation recordings, undistorted.
     fn seen(&self) -> anyhow::Result<Seen> {
-        let frames = self.data.validation.ecgs.par_iter().map(|ecg| {
+        let validation = &self.data.validation;
+        let recordings = validation.ecgs.par_iter().zip(&validation.morphology);
+        let frames = recordings.map(|(ecg, morphology)| {
             let frames = self.frames(&[millivolts(&ecg.filtered)], &Mode::Eval)?;
-            let probabilities = self.heads.probabilities(&frames)?.concat();
+            let views = Views {
+                frames: &frames,
+                morphology: &stacked(&[morphology], &self.device)?,
+            };
+            let probabilities = self.heads.probabilities(&views)?.concat();
             anyhow::Ok((frames.detach(), probabilities))
         });
         let (frames, probabilities): (Vec<Tensor>, Vec<Vec<f32>>) =
@@ -384,10 +402,17 @@ fn fresh_model(
 ) -> anyhow::Result<(Params, Meit, Heads)> {
     let mut rng = step_rng(settings.seed, STAGE_INIT, 0);
     let mut tensors = language.tensors(settings, &mut rng)?;
+    let morphology = model::init::morphology(settings.morphology(), &mut rng)?;
+    tensors.extend(
+        morphology
+            .into_iter()
+            .map(|(name, tensor)| (format!("encoder.{name}"), tensor)),
+    );
     let sizes = heads::Sizes {
         features: language.encoder.features(),
         statements,
         scp,
+        morphology: settings.morphology(),
     };
     tensors.extend(Heads::fresh(sizes)?);
     let params = Params::new(&tensors)?;

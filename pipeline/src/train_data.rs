@@ -10,6 +10,7 @@ use anyhow::ensure;
 use ecg::segment::Measurements;
 use model::bundle::{TOKENIZER, load_tokenizer};
 use model::evidence::Evidence;
+use model::morphology::morphology;
 use model::prompt::{PromptTokenizer, instruction, response};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -34,6 +35,8 @@ pub struct Told {
 /// Recordings with their reports and labels.
 pub struct EcgSet {
     pub ecgs: Vec<Ecg>,
+    /// What the head of the statements sees beside the encoder's frames.
+    pub morphology: Vec<Vec<f32>>,
     pub told: Vec<Told>,
     /// 1 where the report names the statement, then 1 where the recording has the SCP statement.
     pub labels: Vec<Vec<f32>>,
@@ -103,6 +106,7 @@ impl TrainingData {
             });
             Ok(EcgSet {
                 labels: labels.collect(),
+                morphology: ecgs.par_iter().map(|ecg| morphology(&ecg.input())).collect(),
                 told,
                 ecgs,
             })

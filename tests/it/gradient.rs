@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
-use model::findings::pooled;
+use model::findings::{MorphologyConfig, MorphologyLayer, pooled};
 use model::init;
 use model::layers::Linear;
 use model::meit::Meit;
 use model::mode::{Mode, Training};
+use model::morphology;
 use pipeline::batch::{Row, TokenBatch};
 use pipeline::objective::{label_loss, language_loss, logits};
 use pipeline::params::Params;
@@ -147,6 +148,36 @@ fn the_gradient_of_every_trainable_parameter_equals_its_finite_difference() {
         let grad = grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
         let indices = [0, var.elem_count() / 2, var.elem_count() - 1];
         DIFFERENCES.check(name, var, grad, &indices, value);
+    }
+}
+
+#[test]
+fn the_gradient_of_the_heads_layers_over_the_morphology_equals_its_finite_difference() {
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    let config = MorphologyConfig { hidden: 3 };
+    let mut tensors = init::morphology(config, &mut rng).unwrap();
+    let mut normal = |shape: &[usize]| {
+        let values = (0..shape.iter().product()).map(|_| init::standard_normal(&mut rng));
+        Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
+    };
+    for (name, shape) in [("output.weight", &[2, 3][..]), ("output.bias", &[2])] {
+        tensors.insert(name.to_owned(), normal(shape));
+    }
+    tensors.values_mut().for_each(|t| *t = t.to_dtype(DType::F64).unwrap());
+    let x = normal(&[2, morphology::LENGTH]).to_dtype(DType::F64).unwrap();
+    let labels = Tensor::new(&[[1f64, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
+    let params = Params::new(&tensors).unwrap();
+    let layer = MorphologyLayer::load(&params.weights(), config).unwrap();
+    let output = Linear::load(&params.weights().pp("output"), 3, 2).unwrap();
+    let loss = || {
+        let logits = output.forward(&layer.forward(&x).unwrap()).unwrap();
+        label_loss(&logits, &labels).unwrap()
+    };
+    let grads = loss().backward().unwrap();
+    for (name, var) in params.trainable() {
+        let grad = grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
+        let indices = [0, var.elem_count() / 2, var.elem_count() - 1];
+        DIFFERENCES.check(name, var, grad, &indices, || loss().to_scalar::<f64>().unwrap());
     }
 }
 

@@ -139,6 +139,7 @@ impl Create {
             prompt: self.prompt.clone(),
             evidence: Default::default(),
             findings: Default::default(),
+            morphology: None,
             parts: Default::default(),
         };
         let parts = Parts {

@@ -5,6 +5,7 @@
 
 pub mod artefacts;
 pub mod beats;
+pub mod dominant;
 pub mod filter;
 pub mod lanes;
 pub mod mains;
