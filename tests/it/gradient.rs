@@ -158,14 +158,14 @@ fn the_gradient_of_the_heads_layers_over_the_morphology_equals_its_finite_differ
     let mut tensors = init::morphology(config, &mut rng).unwrap();
     let mut normal = |shape: &[usize]| {
         let values = (0..shape.iter().product()).map(|_| init::standard_normal(&mut rng));
-        Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
+        Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &device()).unwrap()
     };
     for (name, shape) in [("output.weight", &[2, 3][..]), ("output.bias", &[2])] {
         tensors.insert(name.to_owned(), normal(shape));
     }
     tensors.values_mut().for_each(|t| *t = t.to_dtype(DType::F64).unwrap());
     let x = normal(&[2, morphology::LENGTH]).to_dtype(DType::F64).unwrap();
-    let labels = Tensor::new(&[[1f64, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[[1f64, 0.0], [0.0, 1.0]], &device()).unwrap();
     let params = Params::new(&tensors).unwrap();
     let layer = MorphologyLayer::load(&params.weights(), config).unwrap();
     let output = Linear::load(&params.weights().pp("output"), 3, 2).unwrap();

@@ -324,10 +324,14 @@ async fn a_night_reads_what_transactions_wrote_up_to_the_ends_that_were_noted() 
     for segment in &segments {
         sign(segment, "edited", 1).await;
     }
-    let source = pipeline::sources::Source::Kafka(bench.kafka.brokers.clone());
+    // the settings' brokers
+    let source = pipeline::sources::Source::Kafka(String::new());
     let read = |ends: Option<BTreeMap<String, i64>>| {
-        let source = source.clone();
-        let read = move || source.read(&ends.unwrap_or_else(|| source.ends().unwrap())).unwrap();
+        let (source, kafka) = (source.clone(), bench.kafka.clone());
+        let read = move || {
+            let ends = ends.unwrap_or_else(|| source.ends(Some(&kafka)).unwrap());
+            source.read(&ends, Some(&kafka)).unwrap()
+        };
         async { tokio::task::spawn_blocking(read).await.unwrap() }
     };
     let first = read(None).await;

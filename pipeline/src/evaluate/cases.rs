@@ -124,7 +124,7 @@ mod tests {
         crate::sources::mimic_layout(dir.path(), &recordings);
         let source = Source::Mimic(dir.path().to_owned());
         let mut set = TestSet::open(&source, &[9]).unwrap();
-        let candidates = source.read(&BTreeMap::new()).unwrap().candidates;
+        let candidates = source.read(&BTreeMap::new(), None).unwrap().candidates;
         assert_eq!(set.cases.len() + set.memory.len(), candidates.len());
         for candidate in &candidates {
             let Waveform::Recording(header) = &candidate.waveform else {
