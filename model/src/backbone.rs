@@ -13,7 +13,7 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::fusion::Fusion;
-use crate::generate::{DecodeOptions, Generated, generate_from, generate_ragged};
+use crate::generate::{DecodeOptions, Generated, generate_from, generate_ragged, padded};
 use crate::lora::Adaptable;
 use crate::mode::Mode;
 use crate::projection::Projection;
@@ -159,12 +159,7 @@ impl Backbone {
                 generate_ragged(decoder, prompts, Some(&prefix), Some(stop), options, step_done)
             }
             Self::Seq2Seq(model) => {
-                let lengths: Vec<usize> = prompts.iter().map(|ids| ids.len()).collect();
-                let s = lengths.iter().copied().max().unwrap_or(0);
-                let padded = prompts
-                    .iter()
-                    .flat_map(|ids| ids.iter().copied().chain(std::iter::repeat_n(0, s - ids.len())));
-                let ids = Tensor::from_vec(padded.collect(), (prompts.len(), s), model.device())?;
+                let (ids, lengths) = padded(prompts, 0, model.device())?;
                 let text = Source {
                     ids: &ids,
                     lengths: &lengths,

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::embedding::Embedding;
 use crate::error::Result;
 use crate::fusion::{Fusion, Modules};
-use crate::layers::widen;
+use crate::layers::{wide, widen};
 use crate::lora::Adaptable;
 use crate::mask::{Columns, Masks};
 use crate::mlp::Mlp;
@@ -253,7 +253,6 @@ impl Decoder {
             Positions::Rotary(rope) => Some(rope.rotation(past, t, pads, dtype, device)?),
             Positions::Learned { .. } | Positions::Alibi => None,
         };
-        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let columns = Columns {
             prefix: prefix.map_or(Ok(0), EcgPrefix::columns)?,
             past,
@@ -262,7 +261,7 @@ impl Decoder {
         };
         Ok(Step {
             rotation,
-            masks: Masks::new(&self.architecture, columns, wide, device)?,
+            masks: Masks::new(&self.architecture, columns, wide(dtype), device)?,
             prefix,
             mode,
         })

@@ -85,14 +85,22 @@ pub fn generate_ragged(
     options: &DecodeOptions,
     step_done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Generated>> {
-    let t = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
-    let padded = prompts.iter().flat_map(|ids| {
-        let padding = std::iter::repeat_n(0, t - ids.len());
+    let (ids, lengths) = padded(prompts, 0, decoder.device())?;
+    continue_rows(decoder, &ids, &lengths, prefix, stop, options, step_done)
+}
+
+/// Rows of tokens as one tensor (B, T), shorter ones with `pad` behind them, and their lengths.
+///
+/// # Errors
+/// A tensor that cannot be made.
+pub fn padded(rows: &[&[u32]], pad: u32, device: &Device) -> candle_core::Result<(Tensor, Vec<usize>)> {
+    let lengths: Vec<usize> = rows.iter().map(|ids| ids.len()).collect();
+    let t = lengths.iter().copied().max().unwrap_or(0);
+    let ids = rows.iter().flat_map(|ids| {
+        let padding = std::iter::repeat_n(pad, t - ids.len());
         ids.iter().copied().chain(padding)
     });
-    let ids = Tensor::from_vec(padded.collect(), (prompts.len(), t), decoder.device())?;
-    let lengths: Vec<usize> = prompts.iter().map(|ids| ids.len()).collect();
-    continue_rows(decoder, &ids, &lengths, prefix, stop, options, step_done)
+    Ok((Tensor::from_vec(ids.collect(), (rows.len(), t), device)?, lengths))
 }
 
 fn continue_rows(

@@ -189,13 +189,14 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     y.reshape((b, t, h * d))
 }
 
+/// The type in which values of `dtype` are summed: f32, or f64 for its own.
+pub(crate) fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
 /// `x` in f32, or in f64 where it already is.
 pub fn widen(x: &Tensor) -> Result<Tensor> {
-    if x.dtype() == DType::F64 {
-        Ok(x.clone())
-    } else {
-        x.to_dtype(DType::F32)
-    }
+    x.to_dtype(wide(x.dtype()))
 }
 
 #[cfg(test)]

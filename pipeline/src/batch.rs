@@ -4,6 +4,7 @@
 //! the step alone, so a resumed run needs no saved generator.
 
 use candle_core::{Device, Tensor};
+use model::generate::padded;
 use model::prompt::{PromptTokenizer, instruction, response};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -94,14 +95,8 @@ impl TokenBatch {
         });
         let reports: Vec<Row> = reports.collect();
         let mut batch = Self::new(&reports.iter().collect::<Vec<_>>(), pad, device)?;
-        let lengths: Vec<usize> = rows.iter().map(|row| row.prompt_len).collect();
-        let s = lengths.iter().copied().max().unwrap_or(0);
-        let padded = rows.iter().flat_map(|row| {
-            let prompt = row.ids[..row.prompt_len].iter().copied();
-            prompt.chain(std::iter::repeat_n(pad, s - row.prompt_len))
-        });
-        let ids = Tensor::from_vec(padded.collect(), (rows.len(), s), device)?;
-        batch.source = Some((ids, lengths));
+        let prompts: Vec<&[u32]> = rows.iter().map(|row| &row.ids[..row.prompt_len]).collect();
+        batch.source = Some(padded(&prompts, pad, device)?);
         Ok(batch)
     }
 }

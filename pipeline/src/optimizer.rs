@@ -45,27 +45,12 @@ impl AdamW {
         Ok(())
     }
 
-    /// One step down `loss`: gradients are cut to `clip_norm` together, each variable moves at its own rate, and one whose rate
-    /// is 0 stays. Nothing moves where the norm of the gradients, which is returned, is not finite.
+    /// One step along the gradients of a loss: they are cut to `clip_norm` together, each variable moves at its own rate, and one
+    /// whose rate is 0 stays. Nothing moves where the norm of the gradients, which is returned, is not finite.
     ///
     /// # Errors
     /// A tensor operation that fails.
     pub fn descend<'a>(
-        &mut self,
-        loss: &Tensor,
-        vars: impl Iterator<Item = (&'a String, &'a Var)> + Clone,
-        clip_norm: f64,
-        decay: f64,
-        rate: impl Fn(&str) -> f64,
-    ) -> candle_core::Result<f64> {
-        self.descend_by(&loss.backward()?, vars, clip_norm, decay, rate)
-    }
-
-    /// As [`Self::descend`], down a loss whose gradients are `grads`.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn descend_by<'a>(
         &mut self,
         grads: &GradStore,
         vars: impl Iterator<Item = (&'a String, &'a Var)> + Clone,

@@ -385,7 +385,7 @@ impl<'a> Trainer<'a> {
 
     fn descend(&self, loss: &Tensor, optimizer: &mut AdamW, rate: impl Fn(&str) -> f64) -> anyhow::Result<()> {
         let (clip_norm, decay) = (self.settings.clip_norm, self.settings.weight_decay);
-        let norm = optimizer.descend(loss, self.params.trainable(), clip_norm, decay, rate)?;
+        let norm = optimizer.descend(&loss.backward()?, self.params.trainable(), clip_norm, decay, rate)?;
         ensure!(
             norm.is_finite(),
             "gradient norm is {norm}: training stops, the last checkpoint stays"

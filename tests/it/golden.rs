@@ -9,7 +9,7 @@ mod seq2seq;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, IndexOp, Tensor};
 use model::config::EncoderConfig;
 use model::encoder::EcgEncoder;
 use model::mode::{Mode, Training};
@@ -60,6 +60,16 @@ pub fn tensor(w: &Weights, name: &str) -> Tensor {
 pub fn error_max(got: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(got.dims(), expected.dims());
     largest(&(got - expected).unwrap())
+}
+
+/// Holds what each step says (B, V) of the tokens (B, 1) that it is given to the full forward's logits (B, T, V) of `ids` (B, T).
+#[track_caller]
+pub fn steps_equal(name: &str, ids: &Tensor, full: &Tensor, mut step: impl FnMut(&Tensor) -> Tensor) {
+    for position in 0..ids.dim(1).unwrap() {
+        let got = step(&ids.narrow(1, position, 1).unwrap());
+        let error = error_max(&got, &full.i((.., position)).unwrap().contiguous().unwrap());
+        assert!(error <= LOGITS_ERROR_MAX, "{name} position {position}: error {error}");
+    }
 }
 
 /// The largest magnitude in a tensor.

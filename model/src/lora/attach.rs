@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Adapter;
 use crate::error::{Error, Result};
-use crate::layers::Linear;
+use crate::layers::{Linear, wide};
 use crate::projection::Projection;
 
 /// A model as its linear layers, which adapters change. A clone shares the weights.
@@ -145,13 +145,9 @@ fn moved<M: Adaptable>(model: &M, adapter: &Adapter, sign: f64) -> Result<M> {
                 bound: "a quantised weight cannot be merged; merge first, then quantise".to_owned(),
             });
         };
-        let sum = (weight.to_dtype(wider(weight.dtype()))? + delta)?.to_dtype(weight.dtype())?;
+        let sum = (weight.to_dtype(wide(weight.dtype()))? + delta)?.to_dtype(weight.dtype())?;
         let bias = projection.linear().bias().cloned();
         projection.set_linear(Linear::new(sum, bias));
     }
     Ok(moved)
-}
-
-fn wider(dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }

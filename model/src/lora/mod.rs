@@ -20,7 +20,7 @@ pub use config::{AdapterConfig, Layers, Patterns, Targets};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::layers::Linear;
+use crate::layers::{Linear, wide};
 use crate::projection::Share;
 
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -232,12 +232,7 @@ fn factor(
         });
     }
     files::check_finite(name, tensor)?;
-    let dtype = if base.dtype() == DType::F64 {
-        DType::F64
-    } else {
-        DType::F32
-    };
-    Ok(tensor.to_dtype(dtype)?.to_device(base.device())?)
+    Ok(tensor.to_dtype(wide(base.dtype()))?.to_device(base.device())?)
 }
 
 /// Path, inputs and outputs of every module of the base that the config targets.

@@ -15,14 +15,14 @@ mod stack;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 pub use config::Seq2SeqConfig;
 pub use stack::Memory;
 
 use crate::cache::Cache;
 use crate::error::Result;
-use crate::layers::{Linear, widen};
+use crate::layers::{Linear, wide, widen};
 use crate::lora::Adaptable;
 use crate::mode::Mode;
 use crate::projection::Projection;
@@ -90,7 +90,7 @@ impl Seq2Seq {
         if lengths.len() != b || lengths.iter().any(|&n| n == 0 || n > s) {
             candle_core::bail!("{b} texts of up to {s} tokens: lengths {lengths:?}");
         }
-        let wide = self.wide();
+        let wide = wide(self.dtype());
         let padding = positions::padding(lengths, s, wide, self.device())?;
         let hidden = self.encoder.encode(&self.embed(text.ids)?, &padding, mode)?; // (B, S, C)
         // the ECG first, so that padding is last: cross-attention knows no order
@@ -158,14 +158,6 @@ impl Seq2Seq {
             Ok(x)
         } else {
             x * self.config.embed_scale
-        }
-    }
-
-    fn wide(&self) -> DType {
-        if self.dtype() == DType::F64 {
-            DType::F64
-        } else {
-            DType::F32
         }
     }
 }

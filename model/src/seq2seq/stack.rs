@@ -3,7 +3,7 @@
 //! Place: twice in every `seq2seq` model. Shapes: (B, T, C) -> (B, T, C). Invariant: what differs between BART and T5 is in the
 //! config; a layer of the decoder is one of the encoder with attention over the memory between its halves.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::attention::Attention;
 use super::config::{NormPlace, StackShape};
@@ -11,6 +11,7 @@ use super::place::Place;
 use super::positions::{Table, causal};
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::layers::wide;
 use crate::mlp::Mlp;
 use crate::mode::Mode;
 use crate::norm::NormLayer;
@@ -108,11 +109,7 @@ impl Stack {
     /// Runs the decoder's layers over embedded tokens (B, T, C), which follow what `cache` holds.
     pub fn decode(&self, x: &Tensor, memory: &Memory, cache: &mut Cache, mode: &Mode) -> candle_core::Result<Tensor> {
         let (past, t) = (cache.len(), x.dim(1)?);
-        let wide = if x.dtype() == DType::F64 {
-            DType::F64
-        } else {
-            DType::F32
-        };
+        let wide = wide(x.dtype());
         let mask = causal(past, t, wide, x.device())?;
         let mask = match self.positions.bias(past, t, wide)? {
             Some(bias) => bias.broadcast_add(&mask)?, // (H, T, past + T)

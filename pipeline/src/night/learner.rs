@@ -227,7 +227,7 @@ impl<'a> Learner<'a> {
         };
         finite("loss", f64::from(value))?;
         let rate = train.learning_rate * schedule(step, steps, train.warmup);
-        let norm = optimizer.descend_by(&grads, self.learning(), train.clip_norm, train.weight_decay, |_| rate)?;
+        let norm = optimizer.descend(&grads, self.learning(), train.clip_norm, train.weight_decay, |_| rate)?;
         finite("gradient norm", norm)?;
         Ok(value)
     }

@@ -15,7 +15,7 @@ use model::mode::Mode;
 use model::prefix::EcgPrefix;
 use model::weights::Weights;
 
-use super::{LOGITS_ERROR_MAX, error_max, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, steps_equal, tensor};
 use crate::differences::Differences;
 use crate::rig::{device, root};
 
@@ -137,16 +137,9 @@ fn prefix_and_cached_steps_equal_the_full_forward() {
         let prefix = golden.decoder.prefix(&golden.ecg).unwrap();
         let full = golden.logits(Some(&prefix));
         let mut cache = golden.decoder.cache();
-        for position in 0..golden.ids.dim(1).unwrap() {
-            let id = golden.ids.narrow(1, position, 1).unwrap();
-            let step = golden.decoder.forward_last(&id, Some(&prefix), &mut cache).unwrap();
-            let error = error_max(&step, &full.i((.., position)).unwrap().contiguous().unwrap());
-            assert!(
-                error <= LOGITS_ERROR_MAX,
-                "{} position {position}: error {error}",
-                golden.name
-            );
-        }
+        steps_equal(&golden.name, &golden.ids, &full, |id| {
+            golden.decoder.forward_last(id, Some(&prefix), &mut cache).unwrap()
+        });
     });
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::{DType, IndexOp, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use model::backbone::Backbone;
 use model::generate::{DecodeOptions, generate_from};
 use model::init;
@@ -20,7 +20,7 @@ use pipeline::objective::{language_loss, logits};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{LOGITS_ERROR_MAX, error_max, golden, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, golden, steps_equal, tensor};
 use crate::differences::Differences;
 use crate::rig::{device, root};
 
@@ -188,16 +188,9 @@ fn cached_steps_equal_the_full_forward() {
         let full = golden.logits_of(&golden.model, Some(&golden.ecg));
         let memory = golden.memory_of(&golden.model, Some(&golden.ecg));
         let mut cache = golden.model.cache_for(8);
-        for position in 0..golden.decoder_ids.dim(1).unwrap() {
-            let ids = golden.decoder_ids.narrow(1, position, 1).unwrap();
-            let step = golden.model.forward_last(&ids, &memory, &mut cache).unwrap();
-            let error = error_max(&step, &full.i((.., position)).unwrap().contiguous().unwrap());
-            assert!(
-                error <= LOGITS_ERROR_MAX,
-                "{} position {position}: error {error}",
-                golden.name
-            );
-        }
+        steps_equal(&golden.name, &golden.decoder_ids, &full, |ids| {
+            golden.model.forward_last(ids, &memory, &mut cache).unwrap()
+        });
     });
 }
 
