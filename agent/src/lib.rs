@@ -8,6 +8,7 @@
 //! batch is a transaction, none twice.
 
 mod dispatch;
+mod hearing;
 pub mod ingest;
 pub mod letters;
 mod marks;
@@ -40,6 +41,7 @@ use service::telemetry::Meter;
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{Analysed, Analyses, Made};
+use crate::hearing::Hearing;
 use crate::marks::Marks;
 use crate::metrics::{AgentSummary, Metrics};
 use crate::monitors::Monitors;
@@ -82,7 +84,10 @@ pub async fn run(settings: AgentSettings, shutdown: Shutdown) -> anyhow::Result<
 pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutdown) -> anyhow::Result<AgentSummary> {
     settings.check()?;
     let section = &settings.agent;
-    let committer = open(&settings.kafka).await?;
+    let committer = tokio::select! {
+        opened = open(&settings.kafka) => opened?,
+        () = shutdown.wait() => return Ok(metrics.summary()),
+    };
     let (source, mut events) = Source::start(&settings.kafka, GROUP, &[topic::WAVEFORMS], section.queue_records)
         .context("open kafka source")?;
     let mut agent = Agent {
@@ -98,6 +103,7 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
         ),
         partitions: Partitions::default(),
         waiting: Waiting::default(),
+        hearing: Hearing::new(Duration::from_millis(settings.kafka.fetch_wait_ms.into())),
         on_its_way: None,
         committer,
         source,
@@ -130,8 +136,9 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
     agent.stop(read).await
 }
 
-/// Makes the missing topics and the way to write batches.
+/// Waits for the cluster, makes the missing topics and the way to write batches.
 async fn open(kafka: &KafkaSettings) -> anyhow::Result<Committer> {
+    cluster::wait(kafka).await.context("wait for brokers")?;
     let cluster = cluster::create_topics(kafka, topic::KEPT)
         .await
         .context("create topics")?;
@@ -197,6 +204,7 @@ struct Agent {
     analyses: Analyses,
     partitions: Partitions,
     waiting: Waiting,
+    hearing: Hearing,
     on_its_way: Option<OnItsWay>,
     committer: Committer,
     source: Source,
@@ -222,6 +230,7 @@ impl Agent {
                     self.windows.drop_partition(partition);
                     self.monitors.drop_partition(partition);
                     self.partitions.revoke(partition);
+                    self.hearing.forget(partition);
                 }
             }
             Event::OffsetGap(gap) => self.metrics.offset_gap(gap.records()),
@@ -282,7 +291,8 @@ impl Agent {
     }
 
     fn push(&mut self, record: &Record, closings: &mut Closings) -> Result<PushOutcome, PacketError> {
-        let (packet, now) = (ingest::decode(record.key.as_deref(), &record.payload)?, Instant::now());
+        let packet = ingest::decode(record.key.as_deref(), &record.payload)?;
+        let now = self.hearing.clock(record.partition, Instant::now());
         let drift_ppm = self.monitors.seen(&packet, record.partition, now);
         self.metrics.packet_seen(&packet, drift_ppm);
         let place = (record.partition, record.offset.max(0) as u64);
@@ -292,12 +302,13 @@ impl Agent {
     /// Flushes idle streams, sets the gauges, and commits floors that moved.
     async fn tick(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        let closings = self.windows.tick(now);
+        self.hearing.note(self.source.heard(topic::WAVEFORMS));
+        let clock = |partition| self.hearing.clock(partition, now);
+        let (closings, levels) = (self.windows.tick(clock), self.monitors.levels(clock));
         self.start_analyses(closings).await?;
         self.partitions.prune(now);
         self.metrics.check_conservation();
-        self.metrics
-            .set_levels(self.monitors.levels(now), &self.windows, self.analyses.len());
+        self.metrics.set_levels(levels, &self.windows, self.analyses.len());
         self.start_commit();
         Ok(())
     }

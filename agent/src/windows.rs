@@ -132,22 +132,23 @@ impl Windows {
         pushed
     }
 
-    /// Flushes the streams that have been silent for `idle_flush` and evicts those silent for `idle_evict`.
-    pub fn tick(&mut self, now: Instant) -> Closings {
+    /// Flushes the streams that have been silent for `idle_flush` and evicts those silent for `idle_evict`, each by the clock
+    /// of its partition.
+    pub fn tick(&mut self, clock: impl Fn(i32) -> Instant) -> Closings {
         let mut closings = Closings::default();
         let cfg = self.cfg;
+        let silence = |stream: &Stream| clock(stream.partition).duration_since(stream.last_seen);
         for stream in self.streams.values_mut() {
-            if !stream.flushed && now.duration_since(stream.last_seen) >= cfg.idle_flush {
+            if !stream.flushed && silence(stream) >= cfg.idle_flush {
                 stream.windower.flush();
                 stream.flushed = true;
                 drain(stream, &mut closings);
             }
         }
-        let old = |stream: &Stream| now.duration_since(stream.last_seen) >= cfg.idle_evict;
         let evicted: Vec<String> = self
             .streams
             .iter()
-            .filter(|(_, stream)| old(stream))
+            .filter(|(_, stream)| silence(stream) >= cfg.idle_evict)
             .map(|(id, _)| id.clone())
             .collect();
         for stream_id in evicted {
@@ -332,8 +333,9 @@ mod tests {
         windows
             .push(packet("a", 0, 6000), (0, 10), start, &mut Closings::default())
             .unwrap();
-        assert!(windows.tick(start + Duration::from_secs(1)).closed.is_empty());
-        let flushed = windows.tick(start + Duration::from_secs(3));
+        let at = |seconds| move |_| start + Duration::from_secs(seconds);
+        assert!(windows.tick(at(1)).closed.is_empty());
+        let flushed = windows.tick(at(3));
         assert_eq!(
             flushed
                 .closed
@@ -342,9 +344,9 @@ mod tests {
                 .collect::<Vec<_>>(),
             [1000]
         );
-        assert!(windows.tick(start + Duration::from_secs(4)).closed.is_empty());
+        assert!(windows.tick(at(4)).closed.is_empty());
         assert_eq!(windows.len(), 1);
-        let evicted = windows.tick(start + Duration::from_secs(61));
+        let evicted = windows.tick(at(61));
         assert_eq!(
             (evicted.evicted, evicted.skipped.partial, windows.is_empty()),
             (1, 1, true)

@@ -4,6 +4,7 @@
 //! Invariant: when it ends with code 0, every window of the plan is one segment (or one reject) under read_committed, and
 //! every segment has one draft. Build the processes first: `cargo build --release -p agent -p node`.
 
+#[allow(dead_code)] // the tests restart it as well
 #[path = "../it/broker.rs"]
 mod broker;
 mod count;
@@ -115,10 +116,12 @@ struct Replay {
 /// Plays the shipped recordings for as long as the kills will take on average, and a little more.
 fn replay(arguments: &Arguments, base: BedsideSettings, kafka: &KafkaSettings) -> anyhow::Result<Replay> {
     let seconds = arguments.kills as f64 * arguments.pause_ms as f64 * 0.55 / 1000.0 + 10.0;
-    let mut settings = BedsideSettings {
-        kafka: kafka.clone(),
-        ..base
+    // a gateway buffers for as long as the brokers need
+    let kafka = KafkaSettings {
+        delivery_timeout_ms: 600_000,
+        ..kafka.clone()
     };
+    let mut settings = BedsideSettings { kafka, ..base };
     let section = &mut settings.bedside;
     section.recordings = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ptbxl")];
     section.beds = arguments.beds;

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use service::kafka::KafkaSettings;
 
@@ -61,6 +62,34 @@ impl RealBroker {
             heartbeat_ms: 300,
             ..base.clone()
         }
+    }
+
+    /// Stops it in order; its data stay.
+    pub fn stop(&self) {
+        self.script(&["stop"]);
+    }
+
+    /// SIGKILL; what it wrote is with the system.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn kill(&self) {
+        let file = self.folder.path().join("pid");
+        let id = std::fs::read_to_string(&file).expect("the broker was started");
+        let status = Command::new("kill").args(["-KILL", id.trim()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -KILL {id}");
+        // a dead process that nobody has waited for has no command line
+        let command = Path::new("/proc").join(id.trim()).join("cmdline");
+        while std::fs::read(&command).is_ok_and(|line| !line.is_empty()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::remove_file(file).expect("its folder is writable");
+    }
+
+    /// Starts it after a stop or kill, at the same address with the data that it had.
+    pub fn start_again(&self) {
+        let port = self.brokers.rsplit(':').next().expect("host:port");
+        self.script(&["start", port]);
     }
 
     fn script(&self, arguments: &[&str]) {

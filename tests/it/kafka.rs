@@ -3,7 +3,10 @@
 //! Place: what the embedded broker lacks. Invariant: each test has a broker of its own, one at a time; without java and
 //! maven they are skipped, with a printed line. `tests/chaos` does the same with processes and kill -9.
 
-use std::collections::BTreeMap;
+mod outage;
+mod slow;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use agent::settings::AgentSettings;
@@ -37,7 +40,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 struct Bench {
     kafka: KafkaSettings,
     sink: Sink,
-    _broker: RealBroker,
+    broker: RealBroker,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -54,7 +57,7 @@ impl Bench {
         Some(Self {
             sink: Sink::new(&kafka).unwrap(),
             kafka,
-            _broker: broker,
+            broker,
             _turn: turn,
         })
     }
@@ -77,28 +80,44 @@ impl Bench {
         }
     }
 
-    async fn rows(&self, topic: &str, isolation: Isolation) -> Vec<Row> {
+    /// The committed records of a topic once there are so many or more.
+    async fn reached(&self, topic: &str, count: usize) -> Vec<Row> {
         let partitions: Vec<i32> = (0..PARTITIONS).collect();
-        table::fold(&self.kafka, topic, &partitions, isolation, Vec::new(), Vec::push)
-            .await
-            .unwrap()
-    }
-
-    /// The committed records of a topic once there are so many; fails when there are more.
-    async fn committed(&self, topic: &str, count: usize) -> Vec<Row> {
+        let mut seen = None;
         let all = async {
             loop {
-                let rows = self.rows(topic, Isolation::Committed).await;
-                if rows.len() >= count {
+                let (isolation, none) = (Isolation::Committed, Vec::new());
+                let rows = table::fold(&self.kafka, topic, &partitions, isolation, none, Vec::push).await;
+                // a broker that has just started may refuse
+                seen = rows.as_ref().ok().map(Vec::len).or(seen);
+                if let Some(rows) = rows.ok().filter(|rows| rows.len() >= count) {
                     return rows;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         let rows = tokio::time::timeout(WAIT_MAX, all).await;
-        let rows = rows.unwrap_or_else(|_| panic!("{topic} has no {count} records within {WAIT_MAX:?}"));
+        rows.unwrap_or_else(|_| panic!("{topic} has {seen:?} of {count} records after {WAIT_MAX:?}"))
+    }
+
+    /// The committed records of a topic once there are so many; fails when there are more.
+    async fn committed(&self, topic: &str, count: usize) -> Vec<Row> {
+        let rows = self.reached(topic, count).await;
         assert_eq!(rows.len(), count, "{topic}");
         rows
+    }
+
+    /// Every window of the streams is one segment, and every segment has one draft; the segments.
+    async fn all_once(&self, windows: usize) -> BTreeMap<(String, i64), (String, String)> {
+        let segments = once(&self.committed(topic::SEGMENTS, windows).await);
+        let rows = self.committed(topic::REPORTS, windows).await;
+        let drafted: BTreeSet<String> = rows
+            .iter()
+            .map(|row| serde_json::from_slice::<DraftReport>(&row.value).unwrap().segment_id)
+            .collect();
+        let ids: BTreeSet<String> = segments.values().map(|(id, _)| id.clone()).collect();
+        assert_eq!((segments.len(), &drafted), (windows, &ids));
+        segments
     }
 }
 
@@ -126,6 +145,17 @@ fn once(rows: &[Row]) -> BTreeMap<(String, i64), (String, String)> {
         assert!(before.is_none(), "{name:?} came twice");
     }
     segments
+}
+
+/// Every stream has the same samples, so every stream has the same hashes, whoever cut it.
+fn same_in_every_stream(segments: &BTreeMap<(String, i64), (String, String)>) {
+    let mut hashes: BTreeMap<i64, BTreeSet<&String>> = BTreeMap::new();
+    for ((_, start), (_, hash)) in segments {
+        hashes.entry(*start).or_default().insert(hash);
+    }
+    for (start, hashes) in hashes {
+        assert_eq!(hashes.len(), 1, "windows at {start}");
+    }
 }
 
 fn output(owner: &Owner, value: &str) -> Output {
@@ -234,15 +264,7 @@ async fn partitions_that_change_hands_in_mid_window_lose_and_double_no_segment()
     assert_eq!(segments.len(), windows);
     let first = once(&first);
     assert!(first.iter().all(|(name, segment)| segments.get(name) == Some(segment)));
-    // every stream has the same samples, so every stream has the same hashes, whoever cut it
-    for start in [0, 5000, 10_000] {
-        let hashes = segments
-            .iter()
-            .filter(|((_, at), _)| *at == start)
-            .map(|(_, (_, hash))| hash);
-        let hashes: std::collections::BTreeSet<&String> = hashes.collect();
-        assert_eq!(hashes.len(), 1, "windows at {start}");
-    }
+    same_in_every_stream(&segments);
     let all = [&first_summary, &one, &two];
     // a record whose batch was not committed when its partition went is counted by both
     let received: u64 = all.iter().map(|summary| summary.packets_received).sum();
@@ -293,15 +315,7 @@ async fn nodes_that_come_and_go_draft_every_segment_once() {
     let two = node_on(bench.named("two"));
     bench.send(after).await;
     one.stop().await;
-    let rows = bench.committed(topic::REPORTS, windows).await;
-    let drafts: BTreeMap<String, String> = rows
-        .iter()
-        .map(|row| serde_json::from_slice::<DraftReport>(&row.value).unwrap())
-        .map(|draft| (draft.segment_id, draft.draft_id))
-        .collect();
-    let segments = once(&bench.committed(topic::SEGMENTS, windows).await);
-    let ids: std::collections::BTreeSet<&String> = segments.values().map(|(id, _)| id).collect();
-    assert_eq!(drafts.keys().collect::<std::collections::BTreeSet<_>>(), ids);
+    bench.all_once(windows).await;
     let (two, agent): (node::metrics::NodeSummary, _) = (two.stop().await, agent.stop().await);
     assert!(two.drafts > 0);
     assert_eq!(agent.packets_received, packets.len() as u64);

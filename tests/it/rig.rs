@@ -113,6 +113,11 @@ impl<Summary> Running<Summary> {
         self.ended().await.unwrap()
     }
 
+    /// What stops it, from elsewhere.
+    pub fn switch(&self) -> Shutdown {
+        self.stop.clone()
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(self) -> anyhow::Result<Summary> {
         self.task.await.unwrap()
@@ -121,13 +126,17 @@ impl<Summary> Running<Summary> {
 
 /// An agent on a broker.
 pub fn agent_on(kafka: KafkaSettings) -> Running<AgentSummary> {
-    agent_with(kafka, &Registry::new())
+    agent_with(agent_settings(kafka), &Registry::new())
 }
 
-/// An agent on a broker that counts in a registry.
-fn agent_with(kafka: KafkaSettings, registry: &Registry) -> Running<AgentSummary> {
-    let mut settings: AgentSettings = service::settings::load("agent", None).unwrap();
-    settings.kafka = kafka;
+/// The shipped settings of an agent on a broker.
+pub fn agent_settings(kafka: KafkaSettings) -> AgentSettings {
+    let settings: AgentSettings = service::settings::load("agent", None).unwrap();
+    AgentSettings { kafka, ..settings }
+}
+
+/// An agent that counts in a registry.
+pub fn agent_with(settings: AgentSettings, registry: &Registry) -> Running<AgentSummary> {
     let stop = Shutdown::new();
     let metrics = agent::metrics::Metrics::new(registry).unwrap();
     let task = tokio::spawn(agent::run_with(settings, metrics, stop.clone()));
@@ -136,11 +145,19 @@ fn agent_with(kafka: KafkaSettings, registry: &Registry) -> Running<AgentSummary
 
 /// A node on a broker, without a model.
 pub fn node_on(kafka: KafkaSettings) -> Running<NodeSummary> {
-    let mut settings: NodeSettings = service::settings::load("node", None).unwrap();
-    settings.kafka = kafka;
+    let settings: NodeSettings = service::settings::load("node", None).unwrap();
+    node_with(
+        NodeSettings { kafka, ..settings },
+        Arc::new(SumDrafter),
+        &Registry::new(),
+    )
+}
+
+/// A node that drafts with `drafter` and counts in a registry.
+pub fn node_with(settings: NodeSettings, drafter: Arc<dyn Drafter>, registry: &Registry) -> Running<NodeSummary> {
     let stop = Shutdown::new();
-    let metrics = node::metrics::Metrics::new(&Registry::new()).unwrap();
-    let task = tokio::spawn(node::run(settings, Arc::new(SumDrafter), metrics, stop.clone()));
+    let metrics = node::metrics::Metrics::new(registry).unwrap();
+    let task = tokio::spawn(node::run(settings, drafter, metrics, stop.clone()));
     Running { stop, task }
 }
 
@@ -166,7 +183,7 @@ impl Rig {
 
     /// An agent that counts in a registry.
     pub fn agent_with(&self, registry: &Registry) -> Running<AgentSummary> {
-        agent_with(self.kafka.clone(), registry)
+        agent_with(agent_settings(self.kafka.clone()), registry)
     }
 
     pub fn node(&self) -> Running<NodeSummary> {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use prometheus::Registry;
+use service::kafka::cluster;
 use service::kafka::sink::Sink;
 use service::settings::Check as _;
 use service::shutdown::Shutdown;
@@ -104,7 +105,11 @@ pub async fn run(settings: BedsideSettings, shutdown: Shutdown) -> anyhow::Resul
         let bound = service::telemetry::serve(registry, address, shutdown.clone()).await;
         tracing::info!(bound = %bound.context("serve metrics")?, "serving /metrics and /healthz");
     }
-    service::kafka::cluster::create_topics(&settings.kafka, ecg::topic::KEPT)
+    tokio::select! {
+        there = cluster::wait(&settings.kafka) => there.context("wait for brokers")?,
+        () = shutdown.wait() => return Ok(BedsideSummary { packets_sent: 0, plays: 0 }),
+    };
+    cluster::create_topics(&settings.kafka, ecg::topic::KEPT)
         .await
         .context("create topics")?;
     run_with(settings, &plan, metrics, None, shutdown).await

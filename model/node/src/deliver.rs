@@ -5,7 +5,7 @@
 //! passes its record, in one transaction on a real broker: one whose record lies behind a record that is not done waits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ecg::report::DraftReport;
@@ -66,6 +66,8 @@ pub(crate) struct Deliverer {
     pub canary: Canary,
     pub ledger: Ledger,
     pub metrics: Metrics,
+    /// Longest time that the device may take for a batch.
+    pub batch_timeout: Duration,
     /// Records that wait for the floor to pass theirs.
     pub waiting: Vec<Ready>,
 }
@@ -93,7 +95,7 @@ impl Deliverer {
         while let Some(delivery) = queue.recv().await {
             match delivery {
                 Delivery::Batch { jobs, answer } => {
-                    let answer = answer.await.context("the device thread panicked")??;
+                    let answer = self.answered(answer, jobs.len()).await?;
                     self.take_batch(&jobs, &answer)?;
                 }
                 Delivery::Abstained { job, why } => {
@@ -107,6 +109,19 @@ impl Deliverer {
             self.commit().await?;
         }
         Ok(())
+    }
+
+    /// The device's answer. Its batches come in order, so it is at this one now, and one that hangs holds up its partitions
+    /// for as long as this process is a member of the group.
+    async fn answered(
+        &self,
+        answer: oneshot::Receiver<anyhow::Result<Answer>>,
+        segments: usize,
+    ) -> anyhow::Result<Answer> {
+        let most = self.batch_timeout;
+        let answer = tokio::time::timeout(most, answer).await;
+        let hangs = || format!("the device is at a batch of {segments} segments for longer than {most:?}");
+        answer.with_context(hangs)?.context("the device thread panicked")?
     }
 
     fn take_batch(&mut self, jobs: &[Job], answer: &Answer) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! The thread that owns the device.
 //!
 //! Place: between the batches and the delivery. One batch runs and one waits; whoever wants to hand over more waits.
-//! Invariant: every batch gets one answer, and the thread has ended when [`Device`] is dropped.
+//! Invariant: every batch gets one answer, and the thread has ended when [`Device`] is dropped, unless it hangs.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,6 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::draft::Author;
 use crate::drafter::{DraftText, Drafter};
 use crate::slot::{Slot, author};
+
+/// How long a drop waits for the batch on the device. One that hangs is left behind: its process ends.
+const HANGS: Duration = Duration::from_secs(5);
+/// Time between two looks at it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A batch for the device.
 pub struct Work {
@@ -70,9 +75,15 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.works = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else { return };
+        let start = Instant::now();
+        while !thread.is_finished() {
+            if start.elapsed() > HANGS {
+                return tracing::error!("the device thread hangs and is left behind");
+            }
+            std::thread::sleep(LOOK);
+        }
+        if thread.join().is_err() {
             tracing::error!("the device thread panicked");
         }
     }

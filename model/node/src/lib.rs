@@ -32,7 +32,8 @@ use anyhow::Context as _;
 use ecg::segment::Segment;
 use ecg::topic;
 use model::meit::EcgInput;
-use service::kafka::cluster::create_topics;
+use service::kafka::KafkaSettings;
+use service::kafka::cluster;
 use service::kafka::commit::Committer;
 use service::kafka::source::{Event, Record, Source};
 use service::settings::Check as _;
@@ -83,12 +84,10 @@ pub async fn run_with(
 ) -> anyhow::Result<NodeSummary> {
     settings.check()?;
     let section = &settings.node;
-    let cluster = create_topics(&settings.kafka, topic::KEPT)
-        .await
-        .context("create topics")?;
-    let committer = Committer::open(&settings.kafka, cluster, "node")
-        .await
-        .context("open kafka producer")?;
+    let committer = tokio::select! {
+        opened = open(&settings.kafka) => opened?,
+        () = shutdown.wait() => return Ok(metrics.summary()),
+    };
     let (sources, mut stat, mut routine) = start_sources(&settings)?;
     metrics.bundle_loaded(&slot.get().lineage().bundle_id);
     let ledger = Ledger::new(section.remembered_drafts);
@@ -100,6 +99,7 @@ pub async fn run_with(
         canary,
         ledger: ledger.clone(),
         metrics: metrics.clone(),
+        batch_timeout: section.batch_timeout(),
         waiting: Vec::new(),
     };
     let mut deliverer = tokio::spawn(deliverer.run(queue));
@@ -140,6 +140,14 @@ pub async fn run_with(
         }
     };
     node.stop(read, deliverer, sources).await
+}
+
+/// Waits for the cluster, makes the missing topics and the way to write batches.
+async fn open(kafka: &KafkaSettings) -> anyhow::Result<Committer> {
+    cluster::wait(kafka).await.context("wait for brokers")?;
+    let cluster = cluster::create_topics(kafka, topic::KEPT).await;
+    let committer = Committer::open(kafka, cluster.context("create topics")?, "node").await;
+    committer.context("open kafka producer")
 }
 
 /// Returns at a time, or never.

@@ -43,6 +43,8 @@ pub struct NodeSection {
     pub batch_max: usize,
     /// How long the first segment of a batch waits for others, milliseconds.
     pub batch_wait_ms: u64,
+    /// Longest time that the device may take for a batch, milliseconds.
+    pub batch_timeout_ms: u64,
     /// Drafts that are remembered, so that a segment which is delivered twice is drafted once.
     pub remembered_drafts: usize,
     /// Time between two commits, milliseconds.
@@ -60,6 +62,11 @@ impl NodeSection {
     pub fn batch_wait(&self) -> Duration {
         Duration::from_millis(self.batch_wait_ms)
     }
+
+    /// [`NodeSection::batch_timeout_ms`].
+    pub fn batch_timeout(&self) -> Duration {
+        Duration::from_millis(self.batch_timeout_ms)
+    }
 }
 
 impl Check for NodeSettings {
@@ -76,6 +83,7 @@ impl Check for NodeSettings {
         within("node.queue_records", node.queue_records, 1..=100_000)?;
         within("node.batch_max", node.batch_max, 1..=1024)?;
         within("node.batch_wait_ms", node.batch_wait_ms, 0..=60_000)?;
+        within("node.batch_timeout_ms", node.batch_timeout_ms, 1000..=3_600_000)?;
         within("node.remembered_drafts", node.remembered_drafts, 1..=10_000_000)?;
         within("node.commit_ms", node.commit_ms, 10..=60_000)?;
         within("node.decode.tokens_max", node.decode.tokens_max, 1..=1024)?;

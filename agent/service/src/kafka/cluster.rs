@@ -4,7 +4,7 @@
 //! lacks: it has no admin API (calls would hang to their timeout) and no transactions (calls would succeed and do nothing).
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext as _;
@@ -53,10 +53,12 @@ impl<'a> From<(&'a str, u64, bool)> for Topic<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// No broker answers.
-    #[error("no kafka broker answers at {brokers} within {}s", ANSWER_TIMEOUT.as_secs())]
+    #[error("no kafka broker answers at {brokers} within {}s", waited.as_secs())]
     Unreachable {
         /// Where was asked.
         brokers: String,
+        /// How long an answer was waited for.
+        waited: Duration,
     },
     /// The client cannot be made, or a request failed.
     #[error("{action}")]
@@ -83,6 +85,27 @@ pub enum ClusterError {
 pub async fn identify(settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
     let settings = settings.clone();
     blocking(move || kind(&admin(&settings)?, &settings)).await
+}
+
+/// Waits until a broker answers, for `kafka.outage_max_ms` at most: a process that is started while the cluster is down
+/// stays up, and a supervisor that gives up after a few failed starts has nothing to give up. Drop it to stop waiting.
+///
+/// # Errors
+/// [`ClusterError::Unreachable`] when none answers in that time.
+pub async fn wait(settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
+    let (start, most) = (Instant::now(), Duration::from_millis(settings.outage_max_ms.into()));
+    loop {
+        match identify(settings).await {
+            Err(ClusterError::Unreachable { brokers, .. }) => {
+                let waited = start.elapsed();
+                if waited >= most {
+                    return Err(ClusterError::Unreachable { brokers, waited });
+                }
+                tracing::warn!(brokers, ?waited, ?most, "no kafka broker answers, asking again");
+            }
+            answered => return answered,
+        }
+    }
 }
 
 /// Creates the topics that are missing, with the partitions and replication of the settings; existing ones stay as they are.
@@ -179,6 +202,7 @@ fn kind(admin: &AdminClient<Logging>, settings: &KafkaSettings) -> Result<Cluste
         Some(_) => Ok(Cluster::Real),
         None => Err(ClusterError::Unreachable {
             brokers: settings.brokers.clone(),
+            waited: ANSWER_TIMEOUT,
         }),
     }
 }

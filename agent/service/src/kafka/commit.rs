@@ -78,8 +78,9 @@ pub enum CommitError {
         /// Why.
         source: Box<KafkaError>,
     },
-    /// Another process took the transactional id over: this one is a zombie.
-    #[error("transactional id {id} was taken over by another process")]
+    /// Another process took the transactional id over, so this one is a zombie; or the broker gave its transaction up for its
+    /// age, as after an outage.
+    #[error("transactional id {id} was taken over by another process, or its transaction outlived its time")]
     Fenced {
         /// The transactional id.
         id: String,

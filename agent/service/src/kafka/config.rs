@@ -13,6 +13,9 @@ use crate::settings::{OutOfBounds, Secret, within};
 const PREFETCH_KBYTES: &str = "16384";
 /// A topic that is created after a consumer subscribed is seen within this time.
 const METADATA_REFRESH_MS: &str = "10000";
+/// Longest pause before a connection is tried again, give or take a half. librdkafka's own, 10 s, is how late a process would
+/// be back after its broker.
+const RECONNECT_MS_MAX: &str = "1000";
 /// Time between two reports of the lag.
 const STATISTICS_MS: &str = "1000";
 
@@ -58,6 +61,8 @@ pub struct KafkaSettings {
     pub compression: Compression,
     /// Time within which a record must be delivered, retries included.
     pub delivery_timeout_ms: u32,
+    /// How long a process that starts waits for a broker to answer.
+    pub outage_max_ms: u32,
     /// How the brokers are spoken to.
     pub security_protocol: SecurityProtocol,
     /// Certificates (PEM) of the authorities that sign the brokers'; empty for the system's.
@@ -187,6 +192,7 @@ impl KafkaSettings {
         within("kafka.commit_ms", self.commit_ms, 50..=60_000)?;
         within("kafka.linger_ms", self.linger_ms, 0..=1000)?;
         within("kafka.delivery_timeout_ms", self.delivery_timeout_ms, 1000..=600_000)?;
+        within("kafka.outage_max_ms", self.outage_max_ms, 0..=86_400_000)?;
         within(
             "kafka.transaction_timeout_ms",
             self.transaction_timeout_ms,
@@ -224,7 +230,10 @@ impl KafkaSettings {
     /// What every client has.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.brokers).set("client.id", "meit");
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "meit")
+            .set("reconnect.backoff.max.ms", RECONNECT_MS_MAX);
         let protocol = self.security_protocol;
         if protocol != SecurityProtocol::Plaintext {
             config.set("security.protocol", protocol.as_str());

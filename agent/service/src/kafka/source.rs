@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -214,6 +215,12 @@ impl Source {
     /// How far this consumer is behind on a topic, as of the last second.
     pub fn lag(&self, topic: &str) -> Lag {
         self.consumer.context().lag.now(topic)
+    }
+
+    /// When the broker that each partition of a topic is read from last said anything, as of the last second; partitions that
+    /// are not held are left out.
+    pub fn heard(&self, topic: &str) -> Vec<(i32, Instant)> {
+        self.consumer.context().lag.heard(topic)
     }
 
     /// Ends polling, commits the stored floors and leaves the group.

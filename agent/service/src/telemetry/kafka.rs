@@ -15,6 +15,7 @@ pub struct KafkaMetrics {
     lag_seconds: GaugeVec,
     queued: IntGaugeVec,
     paused: IntGaugeVec,
+    brokers_up: IntGaugeVec,
     rebalances: IntCounterVec,
 }
 
@@ -46,6 +47,11 @@ impl KafkaMetrics {
                 "1 while the queue is full and the partitions are paused.",
                 topics,
             )?,
+            brokers_up: meter.gauges(
+                "kafka_brokers_up",
+                "Brokers that the topic's consumer is connected to; 0 when none answers, and until one does after a start.",
+                topics,
+            )?,
             rebalances: meter.counters(
                 "kafka_rebalances_total",
                 "Times that partitions came or went.",
@@ -61,6 +67,7 @@ impl KafkaMetrics {
         self.lag_seconds.with_label_values(&[topic]).set(lag.seconds);
         self.queued.with_label_values(&[topic]).set(queued as i64);
         self.paused.with_label_values(&[topic]).set(source.is_paused().into());
+        self.brokers_up.with_label_values(&[topic]).set(lag.brokers_up as i64);
         let rebalances = self.rebalances.with_label_values(&[topic]);
         rebalances.inc_by(lag.rebalances.saturating_sub(rebalances.get()));
     }

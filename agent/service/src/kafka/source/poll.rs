@@ -27,7 +27,8 @@ const FULL_WAIT: Duration = Duration::from_micros(200);
 const POLL_PAUSED: Duration = Duration::from_millis(5);
 /// How long the broker may take to answer a question about offsets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
+/// Time before a question that failed at once is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the broker may leave open what the last owner committed; more than a transaction lives.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -104,15 +105,25 @@ impl Poller {
     }
 
     /// True when records were dropped before they were read. Offsets also jump over the marks of transactions, so a jump is
-    /// a gap only when the oldest record that the broker still has lies behind it, or when the broker cannot tell.
+    /// a gap only when the oldest record that the broker still has lies behind it, or when the broker cannot tell. One that is
+    /// away is asked again, as no records come from it meanwhile: it should not look as if it had lost some.
     fn is_gap(&self, record: &Record, expected: i64) -> bool {
         if record.offset <= expected {
             return false;
         }
-        let watermarks = self
-            .consumer
-            .fetch_watermarks(&record.topic, record.partition, ANSWER_TIMEOUT);
-        watermarks.map_or(true, |(oldest, _)| oldest > expected)
+        let start = Instant::now();
+        loop {
+            let watermarks = self
+                .consumer
+                .fetch_watermarks(&record.topic, record.partition, ANSWER_TIMEOUT);
+            match watermarks {
+                Err(error) if start.elapsed() < COMMITTED_TIMEOUT && !self.flags.stop.load(Ordering::Relaxed) => {
+                    tracing::warn!(%error, "oldest record unknown, asking again");
+                    std::thread::sleep(ASK_AGAIN);
+                }
+                answered => return answered.map_or(true, |(oldest, _)| oldest > expected),
+            }
+        }
     }
 
     fn take_changes(&mut self) {
@@ -177,6 +188,7 @@ impl Poller {
             match self.consumer.committed_offsets(partitions.clone(), ANSWER_TIMEOUT) {
                 Err(error) if start.elapsed() < COMMITTED_TIMEOUT && !self.flags.stop.load(Ordering::Relaxed) => {
                     tracing::warn!(%error, "committed offsets unknown, asking again");
+                    std::thread::sleep(ASK_AGAIN);
                 }
                 answered => return answered,
             }
