@@ -11,15 +11,15 @@ use ecg::segment::Measurements;
 use words::Words;
 
 /// Above it no bradycardia, and below it no normal rate, beats a minute.
-const BRADYCARDIA_BPM: f32 = 60.0;
+pub(crate) const BRADYCARDIA_BPM: f32 = 60.0;
 /// Below it no tachycardia, and above it no normal rate, beats a minute.
-const TACHYCARDIA_BPM: f32 = 100.0;
+pub(crate) const TACHYCARDIA_BPM: f32 = 100.0;
 /// How far a rate may lie on the wrong side of a limit: readers round, and a rate drifts within ten seconds.
-const MARGIN_BPM: f32 = 5.0;
+pub(crate) const MARGIN_BPM: f32 = 5.0;
 /// How far a stated rate may be from the measured one, beats a minute.
 const STATED_MARGIN_BPM: f32 = 10.0;
 /// Below it a sinus rhythm or a normal ECG must be called slow, beats a minute: cardiologists call 50 to 60 either way.
-const SLOW_BPM: f32 = 50.0;
+pub(crate) const SLOW_BPM: f32 = 50.0;
 /// From it on a normal ECG must name what widens QRS, milliseconds: a complete bundle branch block (AHA/ACC/HRS 2009, part III).
 const WIDE_QRS_MS: f32 = 120.0;
 /// From it on a normal ECG must name QT, milliseconds by Fridericia: a long QT even without symptoms (ESC 2015).

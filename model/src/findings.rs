@@ -6,6 +6,7 @@
 use candle_core::{D, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::checks::{BRADYCARDIA_BPM, MARGIN_BPM, SLOW_BPM, TACHYCARDIA_BPM};
 use crate::error::{Error, Result};
 use crate::layers::Linear;
 use crate::meit::EcgInput;
@@ -112,17 +113,46 @@ impl FindingsHead {
         let second = self.morphology.as_ref().map(of_morphology).transpose()?;
         let rows = probabilities(&self.linear.forward(&pooled(frames)?)?, second.as_ref())?;
         let name = |at: usize| self.findings[at].name.as_str();
-        let names = |row: &Vec<f32>| named(&self.findings, row).into_iter().map(name).collect();
-        Ok(rows.iter().map(names).collect())
+        let names = |(row, ecg): (&Vec<f32>, &&EcgInput)| {
+            let named = named(&self.findings, row, ecg.measurements.heart_rate_bpm);
+            named.into_iter().map(name).collect()
+        };
+        Ok(rows.iter().zip(ecgs).map(names).collect())
     }
 }
 
-/// Places of the statements that one recording's probabilities name, rising.
-pub fn named(findings: &[Finding], probabilities: &[f32]) -> Vec<usize> {
+/// Places of the statements that one recording's probabilities name, rising; a sinus rhythm goes by a name that its measured rate
+/// allows.
+pub fn named(findings: &[Finding], probabilities: &[f32], heart_rate_bpm: Option<f32>) -> Vec<usize> {
     let each = findings.iter().zip(probabilities).enumerate();
-    each.filter(|(_, (finding, p))| **p > finding.threshold)
+    let mut places: Vec<usize> = each
+        .filter(|(_, (finding, p))| **p > finding.threshold)
         .map(|(at, _)| at)
-        .collect()
+        .collect();
+    let Some(bpm) = heart_rate_bpm else { return places };
+    let allowed = sinus_at(bpm);
+    let is = |names: &[&str], at: usize| names.contains(&findings[at].name.as_str());
+    let is_sinus = places.iter().any(|&at| is(&SINUS, at));
+    places.retain(|&at| !is(&SINUS, at) || is(allowed, at));
+    if is_sinus && !places.iter().any(|&at| is(&SINUS, at)) {
+        places.extend((0..findings.len()).find(|&at| is(&allowed[..1], at)));
+        places.sort_unstable();
+    }
+    places
+}
+
+/// Sinus rhythm, sinus bradycardia and sinus tachycardia, as the prompt names them.
+const SINUS: [&str; 3] = ["sr", "sbrad", "stach"];
+
+/// Those of [`SINUS`] that a heart rate allows by the bounds of `checks`, the likeliest first.
+fn sinus_at(bpm: f32) -> &'static [&'static str] {
+    match bpm {
+        ..SLOW_BPM => &["sbrad"],
+        bpm if bpm <= BRADYCARDIA_BPM + MARGIN_BPM => &["sr", "sbrad"],
+        bpm if bpm > TACHYCARDIA_BPM + MARGIN_BPM => &["stach"],
+        bpm if bpm >= TACHYCARDIA_BPM - MARGIN_BPM => &["sr", "stach"],
+        _ => &["sr"],
+    }
 }
 
 /// What the head sees: frames (B, S', F) -> mean and maximum over time (B, 2 F).
@@ -219,6 +249,34 @@ mod tests {
         let missing = FindingsHead::load(&weights, 1, Some(MorphologyConfig { hidden: 2 }), &[finding("sr", 0.5)]);
         assert!(missing.is_err());
         Ok(())
+    }
+
+    #[test]
+    fn a_sinus_rhythm_goes_by_a_name_that_its_rate_allows() {
+        let findings = ["lvh", "sr", "sbrad", "stach"].map(|name| finding(name, 0.5));
+        let named = |probabilities: [f32; 4], bpm| -> Vec<&str> {
+            let places = named(&findings, &probabilities, bpm);
+            places.iter().map(|&at| findings[at].name.as_str()).collect()
+        };
+        let (normal, slow, fast) = ([0.9, 0.9, 0.0, 0.0], [0.0, 0.0, 0.9, 0.0], [0.0, 0.0, 0.0, 0.9]);
+        for (probabilities, bpm, expected) in [
+            (normal, None, vec!["lvh", "sr"]),
+            (normal, Some(75.0), vec!["lvh", "sr"]),
+            (normal, Some(49.0), vec!["lvh", "sbrad"]),
+            (normal, Some(55.0), vec!["lvh", "sr"]),
+            (normal, Some(110.0), vec!["lvh", "stach"]),
+            (slow, Some(55.0), vec!["sbrad"]),
+            (slow, Some(75.0), vec!["sr"]),
+            (fast, Some(100.0), vec!["stach"]),
+            (fast, Some(90.0), vec!["sr"]),
+            (fast, Some(40.0), vec!["sbrad"]),
+            ([0.9, 0.0, 0.0, 0.0], Some(40.0), vec!["lvh"]),
+        ] {
+            assert_eq!(named(probabilities, bpm), expected, "at {bpm:?}");
+        }
+        // where the bundle does not know the name, nothing is put in its place
+        let place = super::named(&findings[..2], &[0.0, 0.9], Some(40.0));
+        assert_eq!(place, Vec::<usize>::new());
     }
 
     #[test]

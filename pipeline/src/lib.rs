@@ -24,6 +24,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod params;
 pub mod prompts;
+mod rates;
 pub mod registry;
 pub mod schedule;
 pub mod settings;

@@ -5,13 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use model::findings::{Finding, named};
+use model::findings::Finding;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use score::clinical::{Findings, Named, Tally, classes, findings};
 
 /// Expected F1 below which a statement is never named: most of what it would say is wrong.
 const EXPECTED_F1_MIN: f64 = 0.25;
+/// Statements that say how fast and how regularly the heart beats.
+const RHYTHM: [&str; 14] = [
+    "SR", "SBRAD", "STACH", "SARRH", "AFIB", "AFLT", "SVTAC", "PSVT", "SVARR", "PACE", "BIGU", "TRIGU", "PVC", "PAC",
+];
 /// Threshold of a statement that is never named.
 const NEVER: f32 = 1.0;
 
@@ -51,6 +55,12 @@ impl Statements {
         let named: Vec<&str> = named_in(&found).collect();
         let places = 0..self.codes.len();
         places.filter(|&at| named.contains(&self.codes[at])).collect()
+    }
+
+    /// Of these places those of a rhythm, or of beats that disturb one.
+    pub fn rhythm(&self, places: &[usize]) -> Vec<usize> {
+        let of_rhythm = |&at: &usize| RHYTHM.contains(&self.codes[at]);
+        places.iter().copied().filter(of_rhythm).collect()
     }
 
     /// Names of these places, as the prompt tells them.
@@ -95,9 +105,8 @@ impl Statements {
         places.map(finding).collect()
     }
 
-    /// How well naming `findings` by these probabilities agrees with the recordings' own lists.
-    pub fn agreement(&self, findings: &[Finding], probabilities: &[Vec<f32>], own: &[&[usize]]) -> Agreement {
-        let told: Vec<Vec<usize>> = probabilities.iter().map(|row| named(findings, row)).collect();
+    /// How well the lists that a head `told` agree with the recordings' own.
+    pub fn agreement(&self, told: &[Vec<usize>], own: &[&[usize]]) -> Agreement {
         let set = |places: &[usize]| Named::from_codes(places.iter().map(|&at| self.codes[at]));
         let tally = Tally::of(told.iter().zip(own).map(|(told, own)| (set(told), set(own))));
         let extra = |a: &[usize], b: &[usize]| a.iter().filter(|at| !b.contains(at)).count();
@@ -207,14 +216,9 @@ mod tests {
         let own: Vec<Vec<usize>> = REPORTS.iter().map(|report| statements.named(report)).collect();
         let own: Vec<&[usize]> = own.iter().map(Vec::as_slice).cycle().take(40).collect();
         let of = |p: &dyn Fn(usize, usize) -> bool| {
-            let row = |row: usize| {
-                (0..statements.len())
-                    .map(|at| f32::from(u8::from(p(row, at))))
-                    .collect()
-            };
-            let rows: Vec<Vec<f32>> = (0..own.len()).map(row).collect();
-            let findings = statements.with_thresholds(&rows);
-            statements.agreement(&findings, &rows, &own)
+            let row = |row: usize| (0..statements.len()).filter(|&at| p(row, at)).collect();
+            let told: Vec<Vec<usize>> = (0..own.len()).map(row).collect();
+            statements.agreement(&told, &own)
         };
         let sure = of(&|row, at| own[row].contains(&at));
         assert_eq!((sure.f1_macro, sure.missed, sure.made_up), (Some(1.0), 0.0, 0.0));

@@ -92,8 +92,9 @@ struct Trainer<'a> {
 struct Seen {
     /// Frames (1, S', F) of each.
     frames: Vec<Tensor>,
-    probabilities: Vec<Vec<f32>>,
-    /// Thresholds that these probabilities give.
+    /// Places of the statements that the head names of each.
+    named: Vec<Vec<usize>>,
+    /// Thresholds that the head's probabilities give.
     findings: Vec<Finding>,
 }
 
@@ -334,26 +335,21 @@ impl<'a> Trainer<'a> {
         });
         let (frames, probabilities): (Vec<Tensor>, Vec<Vec<f32>>) =
             frames.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
+        let findings = self.data.statements.with_thresholds(&probabilities);
+        let rows = probabilities.iter().zip(&validation.told);
+        let named = rows.map(|(row, told)| named(&findings, row, told.measurements.heart_rate_bpm));
         Ok(Seen {
-            findings: self.data.statements.with_thresholds(&probabilities),
             frames,
-            probabilities,
+            named: named.collect(),
+            findings,
         })
     }
 
     /// How well the head names what the validation reports name, as a line for people.
     fn named_well(&self, seen: &Seen) -> String {
-        let own: Vec<&[usize]> = self
-            .data
-            .validation
-            .told
-            .iter()
-            .map(|told| told.named.as_slice())
-            .collect();
-        let agreement = self
-            .data
-            .statements
-            .agreement(&seen.findings, &seen.probabilities, &own);
+        let told = &self.data.validation.told;
+        let own: Vec<&[usize]> = told.iter().map(|told| told.named.as_slice()).collect();
+        let agreement = self.data.statements.agreement(&seen.named, &own);
         let f1 = agreement.f1_macro.map_or("unknown".to_owned(), |f1| format!("{f1:.4}"));
         format!(
             "statements F1 {f1}, {:.2} missed, {:.2} made up a recording",
@@ -363,15 +359,9 @@ impl<'a> Trainer<'a> {
 
     /// Mean language loss of the validation recordings, with the statements that the head names.
     fn validate(&self, seen: &Seen) -> anyhow::Result<f64> {
-        let recordings = self
-            .data
-            .validation
-            .told
-            .par_iter()
-            .zip(&seen.frames)
-            .zip(&seen.probabilities);
-        let losses = recordings.map(|((told, frames), row)| {
-            let row = self.data.row(told, &named(&seen.findings, row))?;
+        let told = self.data.validation.told.par_iter();
+        let losses = told.zip(&seen.frames).zip(&seen.named).map(|((told, frames), named)| {
+            let row = self.data.row(told, named)?;
             let targets = (row.ids.len() - row.prompt_len) as f64;
             let loss = self.language(&[row], Some(frames), &Mode::Eval)?.to_scalar::<f32>()?;
             anyhow::Ok((f64::from(loss) * targets, targets))

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::{Row, row};
 use crate::dataset::{Ecg, PtbXl, Sample, load_ecgs};
+use crate::rates;
 use crate::settings::TrainSettings;
 use crate::statements::Statements;
 use crate::tokenizer;
@@ -45,7 +46,7 @@ pub struct EcgSet {
 /// Everything a run trains on and validates with.
 pub struct TrainingData {
     pub tokenizer: PromptTokenizer,
-    /// Reports of the training folds, with or without a recording; nothing measured.
+    /// Reports of the training folds, with or without a recording; of what is measured only a rate, which `rates` lends.
     pub text: Vec<Told>,
     pub train: EcgSet,
     pub validation: EcgSet,
@@ -111,9 +112,12 @@ impl TrainingData {
                 ecgs,
             })
         };
-        let (text, train_set) = (
-            training.par_iter().map(|s| told(s, Measurements::default())).collect(),
-            set(&train)?,
+        let train_set = set(&train)?;
+        let mut text: Vec<Told> = training.par_iter().map(|s| told(s, Measurements::default())).collect();
+        let lent = rates::lend(&mut text, &train_set.told, &statements, settings.seed);
+        eprintln!(
+            "{lent} of {} reports are told a rate of a recording with their rhythm",
+            text.len()
         );
         let words = |told: &Told| evidence(settings.evidence, &statements, told, &told.named);
         let tokenizer = open_tokenizer(settings, &training, train_set.told.iter().filter_map(words), out)?;
