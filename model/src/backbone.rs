@@ -13,11 +13,12 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::fusion::Fusion;
-use crate::generate::{DecodeOptions, Generated, generate_from, generate_ragged, padded};
-use crate::lora::Adaptable;
+use crate::generate::{DecodeOptions, Generated, generate_from, limits_of, padded, run_out};
+use crate::lora::{Adaptable, Adapter};
 use crate::mode::Mode;
 use crate::projection::Projection;
 use crate::seq2seq::{self, Seq2Seq, Seq2SeqConfig, Source};
+use crate::slots::{Request, Slots};
 use crate::weights::Weights;
 
 /// What config.json describes.
@@ -141,13 +142,14 @@ impl Backbone {
         }
     }
 
-    /// Drafts after `prompts`, of ECG embeddings e (B, P, E), in one batch.
+    /// Drafts after `prompts`, of ECG embeddings e (B, P, E), in one batch. Row i has `adapters[i]`, or `own`, which this model has.
     ///
     /// # Errors
     /// A tensor operation that fails.
     pub fn generate(
         &self,
         prompts: &[&[u32]],
+        (adapters, own): (&[Option<&Adapter>], Option<&Adapter>),
         e: &Tensor,
         stop: u32,
         options: &DecodeOptions,
@@ -155,10 +157,28 @@ impl Backbone {
     ) -> Result<Vec<Generated>> {
         match self {
             Self::Decoder(decoder) => {
-                let prefix = decoder.prefix(e)?;
-                generate_ragged(decoder, prompts, Some(&prefix), Some(stop), options, step_done)
+                let requests = prompts.iter().zip(adapters).enumerate();
+                let requests = requests.map(|(key, (prompt, &adapter))| Request {
+                    key,
+                    prompt,
+                    tokens_max: options.tokens_max,
+                    adapter,
+                });
+                let requests: Vec<Request> = requests.collect();
+                // room for the ECG among the text, where the fusion puts it there
+                let limits = limits_of(&requests, e.dim(1)?);
+                let slots = Slots::new(decoder.clone(), limits, Some(stop), options.clone()).with_own(own);
+                run_out(slots, step_done, |slots| slots.admit(&requests, Some(e)))
             }
             Self::Seq2Seq(model) => {
+                let with_adapters;
+                let model = if adapters.iter().all(Option::is_none) {
+                    model
+                } else {
+                    let or_own: Vec<_> = adapters.iter().map(|adapter| adapter.or(own)).collect();
+                    with_adapters = model.with_adapters(&or_own)?;
+                    &with_adapters
+                };
                 let (ids, lengths) = padded(prompts, 0, model.device())?;
                 let text = Source {
                     ids: &ids,

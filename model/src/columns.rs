@@ -1,50 +1,54 @@
-//! Where the cached columns of a batch lie in the texts of its rows.
+//! How much text each row of a batch has behind it.
 //!
-//! Place: kept by `cache`, read by `mask`, `rotary` and `embedding`. Invariant: padding is never seen and takes no position, so
-//! a row of a ragged batch gets what it would get alone.
+//! Place: kept by `cache`, read by `mask`, `rotary` and `embedding`. Invariant: column j of a row is its token j, and columns from
+//! its length on are seen by nobody, so a row gets what it would get alone.
 
-/// Padding between prompts of different lengths and what follows them in one batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pads {
-    /// Column after the longest prompt.
-    end: usize,
-    /// Padding of each row, right before `end`; empty where no row has any.
+/// Tokens that each row has when a forward begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// One entry where all rows are alike; never empty.
     of_row: Vec<usize>,
 }
 
-impl Pads {
-    /// Rows whose last `of_row` columns before `end` are padding.
-    pub fn new(end: usize, of_row: Vec<usize>) -> Self {
-        if of_row.iter().all(|&pads| pads == 0) {
-            return Self::default();
+impl Past {
+    /// Every row has `tokens`.
+    pub fn alike(tokens: usize) -> Self {
+        Self { of_row: vec![tokens] }
+    }
+
+    /// Row i has `of_row[i]`.
+    pub fn of_rows(of_row: Vec<usize>) -> Self {
+        match of_row.first() {
+            Some(&first) if of_row.iter().any(|&tokens| tokens != first) => Self { of_row },
+            first => Self::alike(first.copied().unwrap_or(0)),
         }
-        Self { end, of_row }
     }
 
     /// Rows that differ: 1 where all are alike.
     pub fn rows(&self) -> usize {
-        self.of_row.len().max(1)
+        self.of_row.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.of_row.is_empty()
+    /// Tokens of the rows that differ, or those of all.
+    pub fn of_row(&self) -> &[usize] {
+        &self.of_row
     }
 
-    /// Text position of a column; None where it is padding.
-    pub fn position(&self, row: usize, column: usize) -> Option<usize> {
-        match self.of_row.get(row) {
-            None => Some(column),
-            Some(&pads) if column >= self.end => Some(column - pads),
-            Some(&pads) => (column + pads < self.end).then_some(column),
-        }
+    /// Tokens of the longest row.
+    pub fn longest(&self) -> usize {
+        self.of_row.iter().copied().max().unwrap_or(0)
     }
 
-    /// Positions of columns `from .. from + t`, row after row; none of them may be padding.
-    pub fn positions(&self, from: usize, t: usize) -> Vec<usize> {
-        let rows = 0..self.rows();
-        rows.flat_map(|row| (from..from + t).map(move |column| (row, column)))
-            .map(|(row, column)| self.position(row, column).unwrap_or(column))
-            .collect()
+    /// What it is after `t` more tokens in every row.
+    pub fn after(&self, t: usize) -> Self {
+        let of_row = self.of_row.iter().map(|tokens| tokens + t).collect();
+        Self { of_row }
+    }
+
+    /// Positions of the next `t` tokens, row after row.
+    pub fn positions(&self, t: usize) -> Vec<usize> {
+        let rows = self.of_row.iter();
+        rows.flat_map(|&tokens| tokens..tokens + t).collect()
     }
 }
 
@@ -53,15 +57,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_has_no_position_and_takes_none() {
-        let pads = Pads::new(4, vec![0, 3]);
-        let of = |row| (0..6).map(|column| pads.position(row, column)).collect::<Vec<_>>();
-        assert_eq!(of(0), (0..6).map(Some).collect::<Vec<_>>());
-        assert_eq!(of(1), [Some(0), None, None, None, Some(1), Some(2)]);
-        assert_eq!(pads.positions(4, 2), [4, 5, 1, 2]);
-        assert_eq!(
-            (Pads::new(4, vec![0, 0]).rows(), Pads::default().positions(7, 2)),
-            (1, vec![7, 8])
-        );
+    fn a_row_goes_on_from_its_own_length() {
+        let past = Past::of_rows(vec![4, 1]);
+        assert_eq!((past.rows(), past.longest()), (2, 4));
+        assert_eq!(past.positions(2), [4, 5, 1, 2]);
+        assert_eq!(past.after(3), Past::of_rows(vec![7, 4]));
+    }
+
+    #[test]
+    fn rows_that_are_alike_are_one() {
+        assert_eq!(Past::of_rows(vec![7, 7]), Past::alike(7));
+        assert_eq!(Past::of_rows(Vec::new()), Past::alike(0));
+        assert_eq!(Past::alike(7).positions(2), [7, 8]);
     }
 }

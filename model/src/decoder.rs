@@ -86,12 +86,12 @@ impl Decoder {
 
     /// An empty cache for this decoder.
     pub fn cache(&self) -> Cache {
-        self.cache_for(0)
+        Cache::new(self.layers.len())
     }
 
-    /// As [`Self::cache`], with room for `tokens` after the prompt.
-    pub fn cache_for(&self, tokens: usize) -> Cache {
-        Cache::with_room(self.layers.len(), tokens)
+    /// An empty cache of `rows` rows of at most `columns` columns of text, for [`crate::slots`].
+    pub fn cache_of_slots(&self, rows: usize, columns: usize) -> Cache {
+        Cache::of_slots(self.layers.len(), rows, columns)
     }
 
     /// The dtype of the weights.
@@ -156,7 +156,6 @@ impl Decoder {
     }
 
     /// As [`Self::forward_last`], for prompts of different lengths: row i of `ids` (B, T) has `lengths[i]` tokens, then padding.
-    /// What follows in `cache` continues each row after its own last token.
     pub fn forward_last_of(
         &self,
         ids: &Tensor,
@@ -166,13 +165,10 @@ impl Decoder {
     ) -> candle_core::Result<Tensor> {
         let (b, t) = ids.dims2()?;
         if lengths.len() != b || lengths.iter().any(|&n| n == 0 || n > t) || !cache.is_empty() {
-            candle_core::bail!(
-                "{b} prompts of up to {t} tokens: lengths {lengths:?} after {} tokens",
-                cache.len()
-            );
+            let past = cache.past().longest();
+            candle_core::bail!("{b} prompts of up to {t} tokens: lengths {lengths:?} after {past} tokens");
         }
         let x = self.hidden(ids, prefix, cache, &Mode::Eval)?; // padding lies after every real token, so none sees it
-        cache.pad(lengths.iter().map(|n| t - n).collect());
         let last = lengths.iter().enumerate().map(|(row, n)| x.i((row..=row, n - 1)));
         let last = Tensor::cat(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?; // (B, C)
         widen(&self.head.forward(&last, &Mode::Eval)?)
@@ -188,7 +184,7 @@ impl Decoder {
         if let Some(tokens) = prefix.and_then(EcgPrefix::input)
             && cache.is_empty()
         {
-            let x = mode.dropout(&self.embedding.place(tokens.clone(), 0, cache.pads())?)?;
+            let x = mode.dropout(&self.embedding.place(tokens.clone(), cache.past())?)?;
             self.pass(x, prefix, cache, mode)?; // its outputs predict nothing; its keys and values are now cached
         }
         let x = self.embed(ids, cache, mode)?;
@@ -198,7 +194,7 @@ impl Decoder {
     /// What goes into the first layer, for tokens that follow what `cache` holds: (B, T) -> (B, T, C).
     pub(crate) fn embed(&self, ids: &Tensor, cache: &Cache, mode: &Mode) -> candle_core::Result<Tensor> {
         let x = self.embedding.embed(ids, mode)?;
-        mode.dropout(&self.embedding.place(x, cache.len(), cache.pads())?)
+        mode.dropout(&self.embedding.place(x, cache.past())?)
     }
 
     /// What comes out of the last layer (B, T, C) -> logits (B, T, V).
@@ -248,16 +244,15 @@ impl Decoder {
         cache: &Cache,
         mode: &'a Mode<'a>,
     ) -> candle_core::Result<Step<'a>> {
-        let (dtype, device, past, pads) = (self.dtype(), self.device(), cache.len(), cache.pads());
+        let (dtype, device, past) = (self.dtype(), self.device(), cache.past());
         let rotation = match &self.architecture.positions {
-            Positions::Rotary(rope) => Some(rope.rotation(past, t, pads, dtype, device)?),
+            Positions::Rotary(rope) => Some(rope.rotation(past, t, dtype, device)?),
             Positions::Learned { .. } | Positions::Alibi => None,
         };
         let columns = Columns {
             prefix: prefix.map_or(Ok(0), EcgPrefix::columns)?,
             past,
             t,
-            pads,
         };
         Ok(Step {
             rotation,

@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 
 use crate::architecture::{Architecture, Positions};
-use crate::columns::Pads;
+use crate::columns::Past;
 use crate::error::Result;
 use crate::mode::Mode;
 use crate::norm::NormLayer;
@@ -65,10 +65,10 @@ impl Embedding {
         project_in.map_or(Ok(x.clone()), |projection| projection.forward(&x, mode))
     }
 
-    /// x (B, T, C), in columns from `past` on, with learned positions and the embedding's norm, where the family has them.
-    pub fn place(&self, mut x: Tensor, past: usize, pads: &Pads) -> candle_core::Result<Tensor> {
+    /// x (B, T, C), after what each row has, with learned positions and the embedding's norm, where the family has them.
+    pub fn place(&self, mut x: Tensor, past: &Past) -> candle_core::Result<Tensor> {
         if let Some(learned) = &self.positions {
-            x = x.broadcast_add(&learned.of(&x, past, pads)?)?;
+            x = x.broadcast_add(&learned.of(&x, past)?)?;
         }
         self.norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
     }
@@ -76,21 +76,21 @@ impl Embedding {
 
 impl Learned {
     /// (T, C), or (B, T, C) where rows differ.
-    fn of(&self, x: &Tensor, past: usize, pads: &Pads) -> candle_core::Result<Tensor> {
+    fn of(&self, x: &Tensor, past: &Past) -> candle_core::Result<Tensor> {
         let (_, t, c) = x.dims3()?;
-        let positions = pads.positions(past, t);
-        let text = positions.iter().max().map_or(0, |last| last + 1);
+        let text = past.longest() + t;
         if text + self.offset > self.rows {
             candle_core::bail!(
                 "text of {text} tokens: the decoder has {} positions",
                 self.rows - self.offset
             );
         }
-        if pads.is_empty() {
+        if let &[past] = past.of_row() {
             return self.table.narrow(0, past + self.offset, t);
         }
-        let index: Vec<u32> = positions.iter().map(|p| (p + self.offset) as u32).collect();
-        let index = Tensor::from_vec(index, pads.rows() * t, x.device())?;
-        self.table.index_select(&index, 0)?.reshape((pads.rows(), t, c))
+        let positions = past.positions(t).into_iter();
+        let index: Vec<u32> = positions.map(|p| (p + self.offset) as u32).collect();
+        let index = Tensor::from_vec(index, past.rows() * t, x.device())?;
+        self.table.index_select(&index, 0)?.reshape((past.rows(), t, c))
     }
 }

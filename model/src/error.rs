@@ -47,6 +47,15 @@ pub enum Error {
     Tokenizer { action: &'static str, message: String },
     #[error("ECG {index} has {got} samples, expected {expected} (12 leads x 10 s at 500 Hz)")]
     EcgLength { index: usize, got: usize, expected: usize },
+    #[error("{requests} requests for {free} free slots")]
+    NoSlot { requests: usize, free: usize },
+    #[error("request {request} needs {needed} tokens (ECG, prompt and {new} new ones), a slot has {room}")]
+    LongRequest {
+        request: usize,
+        needed: usize,
+        new: usize,
+        room: usize,
+    },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,7 +1,7 @@
-//! Token-by-token generation with a key/value cache and an ECG prefix.
+//! Token-by-token generation: how tokens are chosen, and batches that begin together.
 //!
-//! Place: after `prefix`; its tokens become a draft's text. Invariant: row i of a batch gets the tokens that it would get
-//! alone, and a row that has stopped costs no more than its place in the batch.
+//! Place: over `slots`, which decode; its tokens become a draft's text. Invariant: row i of a batch gets the tokens that it would
+//! get alone. A decoder's row that has stopped costs nothing more; an encoder-decoder's keeps its place until the batch ends.
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
@@ -14,6 +14,7 @@ use crate::layers::widen;
 use crate::lora::Adaptable;
 use crate::prefix::EcgPrefix;
 use crate::seq2seq::{Memory, Seq2Seq};
+use crate::slots::{Request, SlotLimits, Slots};
 
 /// How tokens are chosen and when generation ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,11 +69,14 @@ pub fn generate(
     stop: Option<u32>,
     options: &DecodeOptions,
 ) -> Result<Vec<Generated>> {
-    let (b, t) = prompt.dims2()?;
-    continue_rows(decoder, prompt, &vec![t; b], prefix, stop, options, &|| {})
+    let prompts = prompt.to_vec2::<u32>()?;
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    generate_ragged(decoder, &prompts, prefix, stop, options, &|| {})
 }
 
-/// As [`generate`], in one batch for prompts of different lengths; none may be empty. Calls `step_done` after each step: the
+/// As [`generate`], in one batch for prompts of different lengths; none may be empty. An adapter of the decoder is in every row.
+///
+/// Calls `step_done` after each step: the
 /// prompts' first, then one a token; whoever times the steps brings the clock.
 ///
 /// # Errors
@@ -85,8 +89,45 @@ pub fn generate_ragged(
     options: &DecodeOptions,
     step_done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Generated>> {
-    let (ids, lengths) = padded(prompts, 0, decoder.device())?;
-    continue_rows(decoder, &ids, &lengths, prefix, stop, options, step_done)
+    let requests = prompts.iter().enumerate().map(|(key, prompt)| Request {
+        key,
+        prompt,
+        tokens_max: options.tokens_max,
+        adapter: None,
+    });
+    let requests: Vec<Request> = requests.collect();
+    let limits = limits_of(&requests, prefix.map_or(Ok(0), EcgPrefix::text_columns)?);
+    let slots = Slots::new(decoder.clone(), limits, stop, options.clone());
+    run_out(slots, step_done, |slots| slots.admit_seeing(&requests, prefix))
+}
+
+/// Slots for these requests and no more, with `before` columns before their prompts.
+pub(crate) fn limits_of(requests: &[Request], before: usize) -> SlotLimits {
+    let tokens = requests.iter().map(|request| request.prompt.len() + request.tokens_max);
+    SlotLimits {
+        slots: requests.len(),
+        tokens: before + tokens.max().unwrap_or(0),
+    }
+}
+
+/// What the requests that `admit` gives the slots are continued with, in the order of their keys.
+pub(crate) fn run_out<'a>(
+    mut slots: Slots<'a>,
+    step_done: &(dyn Fn() + Sync),
+    admit: impl FnOnce(&mut Slots<'a>) -> Result<()> + Send,
+) -> Result<Vec<Generated>> {
+    // on a thread of the pool, or every product would have to wake it
+    rayon::scope(|_| {
+        admit(&mut slots)?;
+        step_done();
+        while slots.running() > 0 {
+            slots.step()?;
+            step_done();
+        }
+        let mut ended = slots.ended();
+        ended.sort_by_key(|&(key, _)| key);
+        Ok(ended.into_iter().map(|(_, generated)| generated).collect())
+    })
 }
 
 /// Rows of tokens as one tensor (B, T), shorter ones with `pad` behind them, and their lengths.
@@ -101,26 +142,6 @@ pub fn padded(rows: &[&[u32]], pad: u32, device: &Device) -> candle_core::Result
         ids.iter().copied().chain(padding)
     });
     Ok((Tensor::from_vec(ids.collect(), (rows.len(), t), device)?, lengths))
-}
-
-fn continue_rows(
-    decoder: &Decoder,
-    prompt: &Tensor,
-    lengths: &[usize],
-    prefix: Option<&EcgPrefix>,
-    stop: Option<u32>,
-    options: &DecodeOptions,
-    step_done: &(dyn Fn() + Sync),
-) -> Result<Vec<Generated>> {
-    // on a thread of the pool, or every product would have to wake it
-    rayon::scope(|_| {
-        let mut cache = decoder.cache_for(options.tokens_max);
-        let logits = |next: Option<Tensor>| match next {
-            None => decoder.forward_last_of(prompt, lengths, prefix, &mut cache),
-            Some(ids) => decoder.forward_last(&ids, prefix, &mut cache),
-        };
-        continue_with(lengths.len(), prompt.device(), stop, options, step_done, logits)
-    })
 }
 
 /// As [`generate`], for an encoder-decoder: each row starts with the model's start token.
@@ -152,19 +173,17 @@ fn continue_with(
     step_done: &(dyn Fn() + Sync),
     mut logits: impl FnMut(Option<Tensor>) -> candle_core::Result<Tensor>,
 ) -> Result<Vec<Generated>> {
-    let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options)).collect();
+    let mut rows: Vec<Row> = (0..b).map(|_| Row::new(options, options.tokens_max)).collect();
     let mut ids = None;
-    for step in 0..options.tokens_max {
-        let logprobs = log_softmax(&widen(&logits(ids.take())?)?)?
-            .to_dtype(DType::F32)?
-            .to_device(&Device::Cpu)?;
+    for _ in 0..options.tokens_max {
+        let logprobs = log_probabilities(&logits(ids.take())?)?;
         let next = rows
             .iter_mut()
             .enumerate()
-            .map(|(i, row)| row.step(&logprobs.i(i)?, stop, step + 1 == options.tokens_max))
+            .map(|(i, row)| row.step(&logprobs.i(i)?, stop))
             .collect::<Result<Vec<u32>>>()?;
         step_done();
-        if rows.iter().all(|row| row.finish.is_some()) {
+        if rows.iter().all(Row::has_ended) {
             break;
         }
         ids = Some(Tensor::from_vec(next, (b, 1), device)?);
@@ -172,24 +191,28 @@ fn continue_with(
     Ok(rows.into_iter().map(Row::end).collect())
 }
 
-/// (B, V) -> natural log probabilities (B, V).
-fn log_softmax(logits: &Tensor) -> Result<Tensor> {
-    if fused::takes(logits) {
-        Ok(logits.contiguous()?.apply_op1_no_bwd(&LogSoftmax)?)
+/// Logits (B, V) -> natural log probabilities (B, V) in f32, on the CPU.
+pub(crate) fn log_probabilities(logits: &Tensor) -> Result<Tensor> {
+    let logits = widen(logits)?;
+    let logprobs = if fused::takes(&logits) {
+        logits.contiguous()?.apply_op1_no_bwd(&LogSoftmax)?
     } else {
-        Ok(candle_nn::ops::log_softmax(logits, 1)?)
-    }
+        candle_nn::ops::log_softmax(&logits, 1)?
+    };
+    Ok(logprobs.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
 }
 
-struct Row {
+/// One row on its way.
+pub(crate) struct Row {
     sampler: LogitsProcessor,
+    tokens_max: usize,
     ids: Vec<u32>,
     logprobs: Vec<f32>,
     finish: Option<Finish>,
 }
 
 impl Row {
-    fn new(options: &DecodeOptions) -> Self {
+    pub fn new(options: &DecodeOptions, tokens_max: usize) -> Self {
         let sampling = if options.temperature <= 0.0 {
             Sampling::ArgMax
         } else if options.top_p < 1.0 {
@@ -205,14 +228,15 @@ impl Row {
         let sampler = LogitsProcessor::from_sampling(options.seed, sampling);
         Self {
             sampler,
+            tokens_max,
             ids: Vec::new(),
             logprobs: Vec::new(),
-            finish: None,
+            finish: (tokens_max == 0).then_some(Finish::Length),
         }
     }
 
     /// Chooses the next token from log probabilities (V); a finished row repeats its last token, which nobody reads.
-    fn step(&mut self, logprobs: &Tensor, stop: Option<u32>, last: bool) -> Result<u32> {
+    pub fn step(&mut self, logprobs: &Tensor, stop: Option<u32>) -> Result<u32> {
         if self.finish.is_some() {
             return Ok(stop.or(self.ids.last().copied()).unwrap_or(0));
         }
@@ -222,14 +246,18 @@ impl Row {
             self.finish = Some(Finish::Stop);
         } else {
             self.ids.push(token);
-            if last {
+            if self.ids.len() >= self.tokens_max {
                 self.finish = Some(Finish::Length);
             }
         }
         Ok(token)
     }
 
-    fn end(self) -> Generated {
+    pub fn has_ended(&self) -> bool {
+        self.finish.is_some()
+    }
+
+    pub fn end(self) -> Generated {
         Generated {
             ids: self.ids,
             logprobs: self.logprobs,

@@ -8,16 +8,20 @@ use std::collections::BTreeMap;
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::architecture::{Architecture, Positions};
-use crate::columns::Pads;
+use crate::columns::Past;
 
-/// Columns of the scores: P of the prefix, then `past` cached tokens, then `t` new ones.
+/// Columns of the scores: P of the prefix, then the cached tokens, then `t` new ones; shorter rows end before the last column.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns<'a> {
     pub prefix: usize,
-    pub past: usize,
+    pub past: &'a Past,
     pub t: usize,
-    /// Padding among the cached tokens.
-    pub pads: &'a Pads,
+}
+
+impl Columns<'_> {
+    fn all(&self) -> usize {
+        self.prefix + self.past.longest() + self.t
+    }
 }
 
 /// Masks of one forward, one for each kind of window: (T, P + past + T), after axes of rows and heads where these differ.
@@ -63,49 +67,36 @@ impl Masks {
 /// (T, P + past + T), or (B, 1, ..) where rows differ: zero where visible. A window of w shows the query's own position and the
 /// w - 1 before it.
 fn causal(columns: Columns, window: Option<usize>, dtype: DType, device: &Device) -> Result<Tensor> {
-    let Columns { prefix, past, t, pads } = columns;
-    let (all, window) = (prefix + past + t, window.unwrap_or(usize::MAX));
-    let visible = |row: usize, query: usize, j: usize| {
-        let key = pads.position(row, j - prefix);
-        key.is_some_and(|key| key <= query && query - key < window)
-    };
-    let mut mask: Vec<f32> = Vec::with_capacity(pads.rows() * t * all);
-    for (i, query) in pads.positions(past, t).into_iter().enumerate() {
-        let row = i / t;
+    let Columns { prefix, past, t } = columns;
+    let (all, window) = (columns.all(), window.unwrap_or(usize::MAX));
+    let visible = |query: usize, key: usize| key <= query && query - key < window;
+    let mut mask: Vec<f32> = Vec::with_capacity(past.rows() * t * all);
+    for query in past.positions(t) {
         mask.extend((0..all).map(|j| {
-            if j < prefix || visible(row, query, j) {
+            if j < prefix || visible(query, j - prefix) {
                 0.0
             } else {
                 f32::MIN
             }
         }));
     }
-    let shape = if pads.is_empty() {
+    let shape = if past.rows() == 1 {
         vec![t, all]
     } else {
-        vec![pads.rows(), 1, t, all]
+        vec![past.rows(), 1, t, all]
     };
     Tensor::from_vec(mask, shape, device)?.to_dtype(dtype)
 }
 
-/// (H, 1, P + past + T), or (B, H, 1, ..) where rows differ: slope times the key's text position, zero on the prefix.
+/// (H, 1, P + past + T): slope times the key's text position, zero on the prefix.
 fn alibi(heads: usize, columns: Columns, dtype: DType, device: &Device) -> Result<Tensor> {
-    let Columns { prefix, past, t, pads } = columns;
-    let text = past + t;
-    let slopes = slopes(heads);
-    let mut bias: Vec<f32> = Vec::with_capacity(pads.rows() * heads * (prefix + text));
-    for row in 0..pads.rows() {
-        for slope in &slopes {
-            bias.extend(std::iter::repeat_n(0.0, prefix));
-            bias.extend((0..text).map(|j| (slope * pads.position(row, j).unwrap_or(0) as f64) as f32));
-        }
+    let (prefix, all) = (columns.prefix, columns.all());
+    let mut bias: Vec<f32> = Vec::with_capacity(heads * all);
+    for slope in slopes(heads) {
+        bias.extend(std::iter::repeat_n(0.0, prefix));
+        bias.extend((0..all - prefix).map(|position| (slope * position as f64) as f32));
     }
-    let shape = if pads.is_empty() {
-        vec![heads, 1, prefix + text]
-    } else {
-        vec![pads.rows(), heads, 1, prefix + text]
-    };
-    Tensor::from_vec(bias, shape, device)?.to_dtype(dtype)
+    Tensor::from_vec(bias, (heads, 1, all), device)?.to_dtype(dtype)
 }
 
 /// One slope a head: powers of 2^(-8 / n) for the largest power of two n <= heads, then every other power of 2^(-4 / n).
@@ -129,12 +120,31 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_row_sees_no_column_behind_its_own_last_one() -> Result<()> {
+        let columns = Columns {
+            prefix: 1,
+            past: &Past::of_rows(vec![0, 2]),
+            t: 1,
+        };
+        let mask = causal(columns, None, DType::F32, &Device::Cpu)?;
+        assert_eq!(mask.dims(), [2, 1, 1, 4]);
+        let visible: Vec<bool> = mask
+            .flatten_all()?
+            .to_vec1::<f32>()?
+            .iter()
+            .map(|&v| v == 0.0)
+            .collect();
+        assert_eq!(visible[..4], [true, true, false, false]);
+        assert_eq!(visible[4..], [true; 4]);
+        Ok(())
+    }
+
+    #[test]
     fn a_window_hides_old_text_but_never_the_prefix() -> Result<()> {
         let columns = Columns {
             prefix: 1,
-            past: 2,
+            past: &Past::alike(2),
             t: 2,
-            pads: &Pads::default(),
         };
         let mask = causal(columns, Some(2), DType::F32, &Device::Cpu)?.to_vec2::<f32>()?;
         let visible: Vec<Vec<bool>> = mask.iter().map(|row| row.iter().map(|&v| v == 0.0).collect()).collect();

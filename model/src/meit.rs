@@ -1,7 +1,7 @@
 //! The fused model: millivolts in, report text out.
 //!
-//! Place: owned by the node's device thread. Invariant: on the CPU every recording is drafted by itself, so its text does
-//! not depend on its batch, bit for bit; several recordings run side by side on the machine's cores.
+//! Place: owned by the node's device thread. Invariant: on the CPU a text does not depend on what is drafted with it, bit for bit:
+//! every recording is encoded by itself, and drafted by itself, several side by side on the machine's cores, or in slots (`refill`).
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::evidence::Evidence;
 use crate::findings::FindingsHead;
 use crate::fusion::Fusion;
 use crate::generate::{DecodeOptions, Finish, Generated};
-use crate::lora::{Adaptable, Adapter};
+use crate::lora::Adapter;
 use crate::mode::Mode;
 use crate::projector::Projector;
 use crate::prompt::{PromptTokenizer, instruction};
@@ -243,34 +243,30 @@ impl Drafting {
         Ok(self.evidence.words(&ecg.measurements, &named))
     }
 
-    fn draft_rows(&self, rows: &[Row], options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
-        let places: Vec<usize> = rows.iter().map(|row| row.index).collect();
-        let ecgs: Vec<&EcgInput> = rows.iter().map(|row| row.ecg).collect();
-        let frames = self
-            .model
-            .encoder
-            .forward(&self.input(&ecgs, places[0])?, &Mode::Eval)?;
-        let prompts = self.named(&ecgs, &frames)?.into_iter().zip(&ecgs).map(|(named, ecg)| {
+    /// What the language model is given of some ECGs: their prompts, and their embeddings (B, P, E). `first` is the index that
+    /// an error gives the first ECG.
+    pub(crate) fn seen(&self, ecgs: &[&EcgInput], first: usize) -> Result<(Vec<Vec<u32>>, Tensor)> {
+        let frames = self.model.encoder.forward(&self.input(ecgs, first)?, &Mode::Eval)?;
+        let prompts = self.named(ecgs, &frames)?.into_iter().zip(ecgs).map(|(named, ecg)| {
             let evidence = self.evidence.words(&ecg.measurements, &named);
             self.tokenizer.encode(&instruction(&self.prompt, evidence.as_deref()))
         });
         let prompts = prompts.collect::<Result<Vec<_>>>()?;
-        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let e = self.model.projector.forward(&frames, &Mode::Eval)?;
-        let stop = self.tokenizer.stop();
-        let generated = self
-            .backbone_for(rows)?
-            .generate(&prompts, &e, stop, options, &|| step_done(&places))?;
-        let drafts = generated.iter().zip(&prompts);
-        drafts.map(|(row, prompt)| self.drafted(row, prompt.len())).collect()
+        Ok((prompts, self.model.projector.forward(&frames, &Mode::Eval)?))
     }
 
-    fn backbone_for(&self, rows: &[Row]) -> Result<Backbone> {
-        if rows.iter().all(|row| row.adapter.is_none()) {
-            return Ok(self.model.backbone.clone());
-        }
-        let or_own = rows.iter().map(|row| row.adapter.or(self.adapter.as_deref()));
-        self.model.backbone.with_adapters(&or_own.collect::<Vec<_>>())
+    fn draft_rows(&self, rows: &[Row], options: &DecodeOptions, step_done: StepDone<'_>) -> Result<Vec<Drafted>> {
+        let places: Vec<usize> = rows.iter().map(|row| row.index).collect();
+        let ecgs: Vec<&EcgInput> = rows.iter().map(|row| row.ecg).collect();
+        let (prompts, e) = self.seen(&ecgs, places[0])?;
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let stop = self.tokenizer.stop();
+        let adapters: Vec<Option<&Adapter>> = rows.iter().map(|row| row.adapter).collect();
+        let adapters = (adapters.as_slice(), self.adapter.as_deref());
+        let backbone = &self.model.backbone;
+        let generated = backbone.generate(&prompts, adapters, &e, stop, options, &|| step_done(&places))?;
+        let drafts = generated.iter().zip(&prompts);
+        drafts.map(|(row, prompt)| self.drafted(row, prompt.len())).collect()
     }
 
     /// Clips and reorders: ECGs -> (B, L, S). Values that are not finite become zero, one sample at a time. `first` is the
@@ -308,7 +304,7 @@ impl Drafting {
         )?)
     }
 
-    fn drafted(&self, row: &Generated, prompt_tokens: usize) -> Result<Drafted> {
+    pub(crate) fn drafted(&self, row: &Generated, prompt_tokens: usize) -> Result<Drafted> {
         let n = row.logprobs.len().max(1) as f32;
         Ok(Drafted {
             text: self.tokenizer.decode(&row.ids)?,

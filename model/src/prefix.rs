@@ -43,21 +43,48 @@ impl EcgPrefix {
         }
     }
 
-    /// A copy that is cut from what it was computed of: variables in place of what has a gradient. Returns it and each tensor with
-    /// the variable in its place.
-    pub(crate) fn cut(&self) -> Result<(Self, Vec<(Tensor, Var)>)> {
-        let mut leaves = Vec::new();
-        let mut leaf = |tensor: &Tensor| -> Result<Tensor> {
-            if !tensor.track_op() {
-                return Ok(tensor.clone());
-            }
-            let var = Var::from_tensor(&tensor.detach())?;
-            leaves.push((tensor.clone(), var.clone()));
-            Ok(var.into_inner())
+    /// Zeros of the same form for `rows` rows; none where rows need nothing after their prompt.
+    pub(crate) fn room(&self, rows: usize) -> Result<Option<Self>> {
+        let zeros = |tensor: &Tensor| {
+            let mut dims = tensor.dims().to_vec();
+            dims[0] = rows;
+            Tensor::zeros(dims, tensor.dtype(), tensor.device())
         };
+        match &self.form {
+            Form::Input(_) => Ok(None),
+            Form::SelfAttention(_) | Form::CrossAttention(_) => self.map(zeros).map(Some),
+        }
+    }
+
+    /// Rows `from .. from + n`.
+    pub(crate) fn rows(&self, from: usize, n: usize) -> Result<Self> {
+        self.map(|tensor| tensor.narrow(0, from, n))
+    }
+
+    /// Writes `rows` over those from `at` on.
+    pub(crate) fn set_rows(&self, at: usize, rows: &Self) -> Result<()> {
+        let (all, new) = (self.tensors(), rows.tensors());
+        let fit = |(all, new): (&&Tensor, &&Tensor)| all.dims()[1..] == new.dims()[1..];
+        if all.len() != new.len() || !all.iter().zip(&new).all(fit) {
+            candle_core::bail!("an ECG of another form or of another number of tokens than those before it");
+        }
+        let mut pairs = all.into_iter().zip(new);
+        pairs.try_for_each(|(all, new)| all.slice_set(&new.force_contiguous()?, 0, at))
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        match &self.form {
+            Form::SelfAttention(layers) | Form::CrossAttention(layers) => {
+                layers.iter().flatten().flat_map(|(k, v)| [k, v]).collect()
+            }
+            Form::Input(tokens) => vec![tokens],
+        }
+    }
+
+    fn map(&self, mut f: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let mut pairs = |layers: &[Option<KeysValues>]| -> Result<Vec<Option<KeysValues>>> {
             let pairs = layers.iter().map(|layer| match layer {
-                Some((k, v)) => Ok(Some((leaf(k)?, leaf(v)?))),
+                Some((k, v)) => Ok(Some((f(k)?, f(v)?))),
                 None => Ok(None),
             });
             pairs.collect()
@@ -65,9 +92,24 @@ impl EcgPrefix {
         let form = match &self.form {
             Form::SelfAttention(layers) => Form::SelfAttention(pairs(layers)?),
             Form::CrossAttention(layers) => Form::CrossAttention(pairs(layers)?),
-            Form::Input(tokens) => Form::Input(leaf(tokens)?),
+            Form::Input(tokens) => Form::Input(f(tokens)?),
         };
-        Ok((Self { form }, leaves))
+        Ok(Self { form })
+    }
+
+    /// A copy that is cut from what it was computed of: variables in place of what has a gradient. Returns it and each tensor with
+    /// the variable in its place.
+    pub(crate) fn cut(&self) -> Result<(Self, Vec<(Tensor, Var)>)> {
+        let mut leaves = Vec::new();
+        let cut = self.map(|tensor| {
+            if !tensor.track_op() {
+                return Ok(tensor.clone());
+            }
+            let var = Var::from_tensor(&tensor.detach())?;
+            leaves.push((tensor.clone(), var.clone()));
+            Ok(var.into_inner())
+        })?;
+        Ok((cut, leaves))
     }
 
     /// Tokens (B, P, C) that come before the text.
@@ -76,6 +118,11 @@ impl EcgPrefix {
             Form::Input(tokens) => Some(tokens),
             Form::SelfAttention(_) | Form::CrossAttention(_) => None,
         }
+    }
+
+    /// Columns of text that it takes.
+    pub fn text_columns(&self) -> Result<usize> {
+        self.input().map_or(Ok(0), |tokens| tokens.dim(1))
     }
 
     /// Columns of self-attention that are the prefix's.

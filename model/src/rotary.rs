@@ -7,7 +7,7 @@
 use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::columns::Pads;
+use crate::columns::Past;
 use crate::error::{Error, Result};
 use crate::fused::rotary::Turn;
 
@@ -92,27 +92,20 @@ impl Rope {
         2 * self.inverse_frequencies.len()
     }
 
-    /// Rotations of columns `from .. from + t`.
-    pub fn rotation(
-        &self,
-        from: usize,
-        t: usize,
-        pads: &Pads,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Rotation> {
+    /// Rotations of the next `t` tokens of every row.
+    pub fn rotation(&self, past: &Past, t: usize, dtype: DType, device: &Device) -> candle_core::Result<Rotation> {
         let half = self.inverse_frequencies.len();
-        let angles: Vec<f64> = pads
-            .positions(from, t)
+        let angles: Vec<f64> = past
+            .positions(t)
             .into_iter()
             .flat_map(|position| self.inverse_frequencies.iter().map(move |f| position as f64 * f))
             .collect();
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f64> = angles.iter().map(|&a| f(a)).collect();
-            let table = if pads.is_empty() {
+            let table = if past.rows() == 1 {
                 Tensor::from_vec(values, (t, half), &Device::Cpu)?
             } else {
-                Tensor::from_vec(values, (pads.rows(), 1, t, half), &Device::Cpu)?
+                Tensor::from_vec(values, (past.rows(), 1, t, half), &Device::Cpu)?
             };
             table.to_dtype(dtype)?.to_device(device)
         };

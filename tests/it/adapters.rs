@@ -9,7 +9,9 @@ use candle_core::{Device, Tensor};
 use model::bundle::{self, Bundle};
 use model::generate::DecodeOptions;
 use model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, AdapterConfig, Targets};
-use model::meit::EcgInput;
+use model::meit::{Drafted, EcgInput};
+use model::refill::DraftRequest;
+use model::slots::SlotLimits;
 use node::drafter::{BundleDrafter, Drafter};
 use node::slot::Slot;
 use rand::SeedableRng;
@@ -153,6 +155,38 @@ fn one_batch_drafts_the_texts_of_its_requests_alone() {
         together,
         texts(drafting.draft_with(&ecgs(), &adapters, &options, &|_| {}).unwrap())
     );
+}
+
+#[test]
+fn requests_that_share_slots_keep_each_its_own_adapter() {
+    let base = load(&shipped());
+    let (own, one) = (base.with(adapter(&base, 3)), adapter(&base, 1));
+    let (ecgs, options) = (ecgs(), DecodeOptions::default());
+    let limits = SlotLimits { slots: 2, tokens: 512 };
+    for bundle in [&base, &own] {
+        let drafting = bundle.drafting();
+        let adapters = [None, Some(&one), Some(&one), None, None];
+        let mut slots = drafting.refill(limits, &options).unwrap();
+        let mut requests = adapters.iter().enumerate().map(|(key, adapter)| DraftRequest {
+            key,
+            ecg: &ecgs[key % 2],
+            adapter: *adapter,
+        });
+        let mut drafts: Vec<(usize, Drafted)> = Vec::new();
+        while drafts.len() < adapters.len() {
+            slots
+                .admit(&requests.by_ref().take(slots.free().min(1)).collect::<Vec<_>>())
+                .unwrap();
+            drafts.extend(slots.step().unwrap());
+        }
+        for (key, draft) in drafts {
+            let ecg = std::slice::from_ref(&ecgs[key % 2]);
+            let alone = drafting
+                .draft_with(ecg, &adapters[key..=key], &options, &|_| {})
+                .unwrap();
+            assert_eq!(draft, alone[0], "request {key}");
+        }
+    }
 }
 
 #[test]

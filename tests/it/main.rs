@@ -24,6 +24,7 @@ mod node;
 mod quantised;
 mod review;
 mod rig;
+mod slots;
 mod stream;
 mod tidy;
 mod training;

@@ -9,7 +9,8 @@ use ecg::segment::Segment;
 use model::bundle::{Bundle, ENCODER, MANIFEST};
 use model::generate::DecodeOptions;
 use model::meit::EcgInput;
-use node::drafter::{BundleDrafter, Drafter};
+use model::slots::SlotLimits;
+use node::drafter::{BundleDrafter, DraftText, Drafter};
 
 use crate::rig::{copy, recordings, root};
 
@@ -42,6 +43,41 @@ fn the_shipped_bundle_drafts_three_ecgs_together_as_it_drafts_them_alone() {
         .collect();
     let alone = |ecg: &EcgInput| drafter.draft(std::slice::from_ref(ecg)).unwrap().remove(0).text;
     assert_eq!(together, ecgs.iter().map(alone).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_desk_drafts_what_comes_while_others_are_drafted_as_each_alone() {
+    let bundle = Bundle::load(&shipped(), &Device::Cpu).unwrap();
+    let drafter = BundleDrafter::new(bundle.into(), DecodeOptions::default());
+    let ecgs = inputs();
+    let written = |mut text: DraftText| {
+        // steps are timed; their number is that of the tokens, and one for the end
+        assert_eq!(text.steps.len(), text.tokens as usize + 1);
+        text.steps.clear();
+        text
+    };
+    let alone = |ecg: &EcgInput| written(drafter.draft(std::slice::from_ref(ecg)).unwrap().remove(0));
+    let alone: Vec<DraftText> = ecgs.iter().map(alone).collect();
+    // room for all, for none, and no slots
+    for tokens in [512, 20, 0] {
+        let mut desk = drafter.desk(SlotLimits { slots: 2, tokens }).unwrap();
+        let mut come = ecgs.iter().cloned().enumerate();
+        desk.admit(come.by_ref().take(2).collect()).unwrap();
+        let mut texts = desk.step().unwrap();
+        let mut steps = 1;
+        while texts.is_empty() {
+            texts = desk.step().unwrap();
+            steps += 1;
+        }
+        assert_eq!(steps > 1, tokens == 512, "{steps} steps in slots of {tokens} tokens");
+        desk.admit(come.collect()).unwrap();
+        while texts.len() < ecgs.len() {
+            texts.extend(desk.step().unwrap());
+        }
+        texts.sort_by_key(|&(name, _)| name);
+        let texts: Vec<DraftText> = texts.into_iter().map(|(_, text)| written(text)).collect();
+        assert_eq!(texts, alone, "slots of {tokens} tokens");
+    }
 }
 
 #[test]

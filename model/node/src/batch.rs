@@ -1,7 +1,7 @@
 //! Segments that wait for the device.
 //!
 //! Place: between the sources and the device. A batch closes when it is full, when its oldest segment has waited long
-//! enough, or when an urgent segment is in it.
+//! enough, which is at once where the device has slots, or when an urgent segment is in it.
 //! Invariant: urgent segments leave first, and each kind leaves in the order of its coming; at most two batches wait.
 
 use std::collections::VecDeque;
@@ -69,11 +69,12 @@ impl<T> Batcher<T> {
         Some(oldest + self.limits.age)
     }
 
-    /// Takes the next batch, closed or not; empty when nothing waits.
-    pub fn take(&mut self) -> Vec<T> {
+    /// Takes the next batch of `most` segments or fewer, closed or not; empty when nothing waits.
+    pub fn take(&mut self, most: usize) -> Vec<T> {
         let Self { limits, stat, routine } = self;
-        let from_stat = stat.len().min(limits.size);
-        let from_routine = routine.len().min(limits.size - from_stat);
+        let size = limits.size.min(most);
+        let from_stat = stat.len().min(size);
+        let from_routine = routine.len().min(size - from_stat);
         let items = stat.drain(..from_stat).chain(routine.drain(..from_routine));
         items.map(|(_, item)| item).collect()
     }
@@ -113,7 +114,7 @@ mod tests {
         batch.push(1, Urgency::Routine, start);
         batch.push(2, Urgency::Routine, start + AGE / 2);
         assert_eq!(batch.closes_at(), Some(start + AGE));
-        assert_eq!(batch.take(), [1, 2]);
+        assert_eq!(batch.take(3), [1, 2]);
         assert!(batch.is_empty());
     }
 
@@ -136,8 +137,8 @@ mod tests {
         }
         batch.push(9, Urgency::Stat, start + AGE / 2);
         assert_eq!(batch.closes_at(), Some(start + AGE / 2));
-        assert_eq!(batch.take(), [9, 0, 1]);
-        assert_eq!(batch.take(), [2]);
-        assert_eq!(batch.take(), Vec::<u32>::new());
+        assert_eq!(batch.take(1), [9]);
+        assert_eq!(batch.take(5), [0, 1, 2]);
+        assert_eq!(batch.take(5), Vec::<u32>::new());
     }
 }

@@ -1,8 +1,8 @@
-//! Finished batches to drafts, drafts to the broker.
+//! Finished texts to drafts, drafts to the broker.
 //!
 //! Place: last step of the node; what is committed here lets the commit floor move.
-//! Invariant: batches are delivered in the order in which they were started. A draft leaves together with the floor that
-//! passes its record, in one transaction on a real broker: one whose record lies behind a record that is not done waits.
+//! Invariant: texts come in the order in which they end. A draft leaves together with the floor that passes its record, in one
+//! transaction on a real broker: one whose record lies behind a record that is not done waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use ecg::segment::{Segment, SegmentError};
 use ecg::topic;
 use service::kafka::commit::{Batch, Committer, Output};
 use service::kafka::source::{Owner, Record, Source};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::canary::Canary;
-use crate::device::Answer;
+use crate::device::{Answer, Written};
 use crate::draft::{self, Abstain, Times};
 use crate::ingest;
 use crate::ledger::Ledger;
@@ -41,11 +41,8 @@ pub(crate) struct Place {
 
 /// What is to be delivered next.
 pub(crate) enum Delivery {
-    /// A batch on the device.
-    Batch {
-        jobs: Vec<Job>,
-        answer: oneshot::Receiver<anyhow::Result<Answer>>,
-    },
+    /// What the device wrote, or failed to write.
+    Written(anyhow::Result<Answer<Job>>),
     /// A segment that the model need not see.
     Abstained { job: Box<Job>, why: Abstain },
     /// A record that is no segment.
@@ -66,8 +63,6 @@ pub(crate) struct Deliverer {
     pub canary: Canary,
     pub ledger: Ledger,
     pub metrics: Metrics,
-    /// Longest time that the device may take for a batch.
-    pub batch_timeout: Duration,
     /// Records that wait for the floor to pass theirs.
     pub waiting: Vec<Ready>,
 }
@@ -93,41 +88,42 @@ impl Deliverer {
     /// stay uncommitted.
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Delivery>) -> anyhow::Result<()> {
         while let Some(delivery) = queue.recv().await {
-            match delivery {
-                Delivery::Batch { jobs, answer } => {
-                    let answer = self.answered(answer, jobs.len()).await?;
-                    self.take_batch(&jobs, &answer)?;
-                }
-                Delivery::Abstained { job, why } => {
-                    let times = times(&job, Instant::now(), None);
-                    let draft = draft::abstained(&job.segment, why, &author(&*self.slot.get()), &times);
-                    self.take_draft(draft, &job)?;
-                }
-                Delivery::Refused { record, error, place } => self.take_refused(*record, &error, place),
-                Delivery::Tick => {}
+            self.take(delivery)?;
+            // what came during the last commit leaves with the next one
+            while let Ok(delivery) = queue.try_recv() {
+                self.take(delivery)?;
             }
             self.commit().await?;
         }
         Ok(())
     }
 
-    /// The device's answer. Its batches come in order, so it is at this one now, and one that hangs holds up its partitions
-    /// for as long as this process is a member of the group.
-    async fn answered(
-        &self,
-        answer: oneshot::Receiver<anyhow::Result<Answer>>,
-        segments: usize,
-    ) -> anyhow::Result<Answer> {
-        let most = self.batch_timeout;
-        let answer = tokio::time::timeout(most, answer).await;
-        let hangs = || format!("the device is at a batch of {segments} segments for longer than {most:?}");
-        answer.with_context(hangs)?.context("the device thread panicked")?
+    fn take(&mut self, delivery: Delivery) -> anyhow::Result<()> {
+        match delivery {
+            Delivery::Written(answer) => self.take_answer(&answer?),
+            Delivery::Abstained { job, why } => {
+                let times = times(&job, Instant::now(), Duration::ZERO);
+                let draft = draft::abstained(&job.segment, why, &author(&*self.slot.get()), &times);
+                self.take_draft(draft, &job)
+            }
+            Delivery::Refused { record, error, place } => {
+                self.take_refused(*record, &error, place);
+                Ok(())
+            }
+            Delivery::Tick => Ok(()),
+        }
     }
 
-    fn take_batch(&mut self, jobs: &[Job], answer: &Answer) -> anyhow::Result<()> {
-        self.metrics.batch_done(&answer.texts, answer.took);
-        for (job, text) in jobs.iter().zip(&answer.texts) {
-            let times = times(job, answer.started, Some(answer));
+    fn take_answer(&mut self, answer: &Answer<Job>) -> anyhow::Result<()> {
+        self.metrics.texts_ended(answer);
+        for Written {
+            of: job,
+            text,
+            started,
+            took,
+        } in &answer.written
+        {
+            let times = times(job, *started, *took);
             self.metrics.text_written(text, times.queue);
             let draft = draft::drafted(&job.segment, text, &answer.author, &times);
             self.take_draft(draft, job)?;
@@ -195,10 +191,10 @@ impl Deliverer {
     }
 }
 
-fn times(job: &Job, started: Instant, answer: Option<&Answer>) -> Times {
+fn times(job: &Job, started: Instant, infer: Duration) -> Times {
     Times {
         queue: started.saturating_duration_since(job.came),
-        infer: answer.map(|answer| answer.took).unwrap_or_default(),
+        infer,
         now_us: service::time::now_us(),
     }
 }

@@ -49,7 +49,7 @@ impl Abstain {
     }
 }
 
-/// Who drafts, and how; the same for every draft of a batch.
+/// Who drafts, and how; the same for every draft of one drafter.
 #[derive(Clone, Debug)]
 pub struct Author {
     /// The bundle.
@@ -61,9 +61,9 @@ pub struct Author {
 /// Where a draft's time went.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Times {
-    /// From the node's receipt of the segment to the start of its batch.
+    /// From the node's receipt of the segment to its start on the device.
     pub queue: Duration,
-    /// The device's work on its batch.
+    /// From then to its end.
     pub infer: Duration,
     /// Now, microseconds since the Unix epoch.
     pub now_us: i64,

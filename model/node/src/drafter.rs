@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ecg::report::{BundleLineage, DecodeParameters};
+use model::backbone::Backbone;
 use model::bundle::Bundle;
 use model::generate::{DecodeOptions, Finish};
-use model::meit::EcgInput;
+use model::meit::{Drafted, EcgInput};
+use model::slots::SlotLimits;
+
+use crate::desk::{Batches, BundleDesk, Desk};
 
 /// One text, before it is validated.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +25,7 @@ pub struct DraftText {
     pub tokens: u32,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// When each step was done, since the batch began: the prompt's first, then one a token; empty where nobody measured.
+    /// When each step was done, since the ECG's first: the prompt's first, then one a token; empty where nobody measured.
     pub steps: Vec<Duration>,
     /// Mean natural log probability of the tokens.
     pub logprob_mean: f32,
@@ -31,6 +35,21 @@ pub struct DraftText {
     pub finish: Finish,
 }
 
+impl DraftText {
+    /// A draft that took `steps`.
+    pub(crate) fn new(drafted: &Drafted, steps: Vec<Duration>) -> Self {
+        Self {
+            steps,
+            prompt_tokens: drafted.prompt_tokens,
+            text: drafted.text.trim().to_owned(),
+            tokens: drafted.tokens,
+            logprob_mean: drafted.logprob_mean,
+            logprob_min: drafted.logprob_min,
+            finish: drafted.finish,
+        }
+    }
+}
+
 /// Writes texts about ECGs.
 pub trait Drafter: Send + Sync {
     /// One text for each ECG.
@@ -38,6 +57,14 @@ pub trait Drafter: Send + Sync {
     /// # Errors
     /// When the device fails; no ECG of the right length is at fault.
     fn draft(&self, ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>>;
+
+    /// Where ECGs are drafted that come while others are drafted: in slots, where the drafter has any, else in batches.
+    ///
+    /// # Errors
+    /// As [`Drafter::draft`].
+    fn desk(&self, _limits: SlotLimits) -> anyhow::Result<Box<dyn Desk + '_>> {
+        Ok(Box::new(Batches::new(|ecgs| self.draft(ecgs))))
+    }
 
     /// What writes, by hash.
     fn lineage(&self) -> BundleLineage;
@@ -67,16 +94,19 @@ impl Drafter for BundleDrafter {
             .drafting()
             .draft_watched(ecgs, &self.options, &|which| watch.step_done(which))
             .context("draft texts")?;
-        let texts = drafted.into_iter().zip(watch.end()).map(|(drafted, steps)| DraftText {
-            steps,
-            prompt_tokens: drafted.prompt_tokens,
-            text: drafted.text.trim().to_owned(),
-            tokens: drafted.tokens,
-            logprob_mean: drafted.logprob_mean,
-            logprob_min: drafted.logprob_min,
-            finish: drafted.finish,
-        });
-        Ok(texts.collect())
+        let texts = drafted.into_iter().zip(watch.end());
+        Ok(texts.map(|(drafted, steps)| DraftText::new(&drafted, steps)).collect())
+    }
+
+    fn desk(&self, limits: SlotLimits) -> anyhow::Result<Box<dyn Desk + '_>> {
+        let drafting = self.bundle.drafting();
+        match drafting.model.backbone {
+            Backbone::Decoder(_) if limits.tokens > 0 => {
+                let slots = drafting.refill(limits, &self.options).context("make slots")?;
+                Ok(Box::new(BundleDesk::new(slots, self)))
+            }
+            Backbone::Decoder(_) | Backbone::Seq2Seq(_) => Ok(Box::new(Batches::new(|ecgs| self.draft(ecgs)))),
+        }
     }
 
     fn lineage(&self) -> BundleLineage {

@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod canary;
 mod deliver;
+pub mod desk;
 pub mod device;
 pub mod draft;
 pub mod drafter;
@@ -38,13 +39,13 @@ use service::kafka::commit::Committer;
 use service::kafka::source::{Event, Record, Source};
 use service::settings::Check as _;
 use service::shutdown::Shutdown;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::batch::{BatchLimits, Batcher, Urgency};
 use crate::canary::Canary;
 use crate::deliver::{Deliverer, Delivery, Job, Place};
-use crate::device::{Device, Work};
+use crate::device::Device;
 use crate::draft::abstains;
 use crate::drafter::Drafter;
 use crate::ledger::{Claim, Ledger};
@@ -55,7 +56,7 @@ use crate::slot::Slot;
 /// Source of this process's events.
 pub(crate) const EVENT_SOURCE: &str = "/meit/node";
 
-/// Deliveries that may wait for the broker: the batch on the device, the one behind it, and abstentions.
+/// Deliveries that may wait for the broker: texts and abstentions; when full, the device waits.
 const DELIVERIES: usize = 16;
 
 /// Runs a node until `shutdown`: then reading stops, what was read is drafted and delivered, and the floor is committed.
@@ -72,7 +73,7 @@ pub async fn run(
     run_with(settings, (Slot::new(drafter), Canary::default()), metrics, shutdown).await
 }
 
-/// As [`run`], with a drafter that may be swapped between batches, and counts of what became of each one's drafts.
+/// As [`run`], with a drafter that may be swapped between texts, and counts of what became of each one's drafts.
 ///
 /// # Errors
 /// As [`run`].
@@ -99,20 +100,23 @@ pub async fn run_with(
         canary,
         ledger: ledger.clone(),
         metrics: metrics.clone(),
-        batch_timeout: section.batch_timeout(),
         waiting: Vec::new(),
     };
     let mut deliverer = tokio::spawn(deliverer.run(queue));
+    let (slots, answers) = (section.slots(), deliveries.clone());
+    // fails when the delivery has ended, and then so does the node
+    let answer = move |answer| drop(answers.blocking_send(Delivery::Written(answer)));
     let limits = BatchLimits {
         size: section.batch_max,
         age: section.batch_wait(),
     };
     let mut node = Node {
         batch: Batcher::new(limits),
-        device: Device::start(slot).context("start device thread")?,
+        device: Device::start(slot, slots, answer).context("start device thread")?,
         deliveries,
         ledger,
         metrics,
+        step_timeout: section.batch_timeout(),
     };
     let mut commit = tokio::time::interval(Duration::from_millis(section.commit_ms));
     let read = loop {
@@ -125,13 +129,14 @@ pub async fn run_with(
                 ended.context("delivery panicked")??;
                 anyhow::bail!("delivery ended early");
             }
+            error = node.device.hangs(node.step_timeout) => Err(error),
             _ = commit.tick() => {
                 node.metrics.kafka.observe(topic::SEGMENTS_STAT, &sources[0], stat.len());
                 node.metrics.kafka.observe(topic::SEGMENTS, &sources[1], routine.len());
                 node.tick()
             }
             event = stat.recv(), if node.batch.has_room(Urgency::Stat) => node.take(event, Urgency::Stat).await,
-            permit = node.device.reserve(), if closed => node.start_batch(permit).await,
+            seat = node.device.reserve(), if closed => seat.and_then(|seat| node.start_batch(seat)),
             event = routine.recv(), if node.batch.has_room(Urgency::Routine) => node.take(event, Urgency::Routine).await,
             () = until(closes_at), if !closed => Ok(()),
         };
@@ -176,10 +181,12 @@ fn start_sources(settings: &NodeSettings) -> anyhow::Result<Sources> {
 /// What the main loop owns.
 struct Node {
     batch: Batcher<Job>,
-    device: Device,
+    device: Device<Job>,
     deliveries: mpsc::Sender<Delivery>,
     ledger: Ledger,
     metrics: Metrics,
+    /// Longest time that the device may be at a step.
+    step_timeout: Duration,
 }
 
 impl Node {
@@ -243,14 +250,15 @@ impl Node {
         Ok(())
     }
 
-    /// Hands the next batch to the device.
-    async fn start_batch(&mut self, permit: Option<mpsc::OwnedPermit<Work>>) -> anyhow::Result<()> {
-        let permit = permit.context("the device thread panicked")?;
-        let jobs = self.batch.take();
-        let ecgs = jobs.iter().map(|job| EcgInput::from(&job.segment)).collect();
-        let (sender, answer) = oneshot::channel();
-        permit.send(Work { ecgs, answer: sender });
-        self.deliver(Delivery::Batch { jobs, answer }).await
+    /// Hands what waits to the device, as much as it has seats for.
+    fn start_batch(&mut self, mut seats: OwnedSemaphorePermit) -> anyhow::Result<()> {
+        self.device.reserve_more(&mut seats, self.batch.len().saturating_sub(1));
+        let jobs = self.batch.take(seats.num_permits()).into_iter();
+        let ecgs = jobs.map(|job| {
+            let ecg = EcgInput::from(&job.segment);
+            (job, ecg)
+        });
+        self.device.send(ecgs.collect(), seats)
     }
 
     async fn deliver(&self, delivery: Delivery) -> anyhow::Result<()> {
@@ -275,16 +283,30 @@ impl Node {
     async fn stop(
         mut self,
         read: anyhow::Result<()>,
-        deliverer: JoinHandle<anyhow::Result<()>>,
+        mut deliverer: JoinHandle<anyhow::Result<()>>,
         sources: Arc<Vec<Source>>,
     ) -> anyhow::Result<NodeSummary> {
+        let hangs = self.device.hangs(self.step_timeout);
         let drained = match read {
-            Ok(()) => self.drain().await,
+            Ok(()) => tokio::select! {
+                drained = self.drain() => drained,
+                error = hangs => Err(error),
+            },
             failed => failed,
         };
+        self.device.close();
         (self.deliveries, _) = mpsc::channel(1);
-        // a dead delivery is the cause of a failed read, so its error comes first
-        deliverer.await.context("delivery panicked")??;
+        tokio::select! {
+            biased;
+            // a dead delivery is the cause of a failed read, so its error comes first
+            ended = &mut deliverer => ended.context("delivery panicked")??,
+            error = self.device.hangs(self.step_timeout) => {
+                // it would wait for the device, and with it the clients that it holds
+                deliverer.abort();
+                deliverer.await.ok();
+                return Err(error);
+            }
+        }
         drained?;
         // the delivery has ended, so this is the last hold on them
         for source in Arc::into_inner(sources).context("a kafka source is still in use")? {
@@ -295,8 +317,8 @@ impl Node {
 
     async fn drain(&mut self) -> anyhow::Result<()> {
         while !self.batch.is_empty() {
-            let permit = self.device.reserve().await;
-            self.start_batch(permit).await?;
+            let seat = self.device.reserve().await?;
+            self.start_batch(seat)?;
         }
         // floors that moved without a draft
         self.deliver(Delivery::Tick).await

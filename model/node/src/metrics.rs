@@ -16,6 +16,7 @@ use prometheus::{Error, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, I
 use service::telemetry::{KafkaMetrics, Meter, SECONDS};
 use service::time::now_seconds;
 
+use crate::device::Answer;
 use crate::draft::Abstain;
 use crate::drafter::{DraftText, finish_name};
 use crate::ingest::REFUSALS;
@@ -73,10 +74,10 @@ impl RequestMetrics {
     fn new(meter: Meter<'_>) -> Result<Self, Error> {
         let seconds = |name: &str, help: &str| meter.histogram(name, help, &SECONDS);
         Ok(Self {
-            waiting: meter.gauge("num_requests_waiting", "Segments that wait for a batch.")?,
+            waiting: meter.gauge("num_requests_waiting", "Segments that wait for the device.")?,
             running: meter.gauge(
                 "num_requests_running",
-                "Segments in a batch on its way through the device to the broker.",
+                "Segments on their way through the device to the broker.",
             )?,
             finished: meter.counters(
                 "request_success_total",
@@ -85,19 +86,26 @@ impl RequestMetrics {
             )?,
             prompt_tokens: meter.counter("prompt_tokens_total", "Tokens of prompts.")?,
             generation_tokens: meter.counter("generation_tokens_total", "Tokens written.")?,
-            batch_size: meter.histogram("batch_size", "Segments a batch.", &SIZES)?,
+            batch_size: meter.histogram(
+                "batch_size",
+                "Segments on the device when texts ended: a batch, or the slots in use.",
+                &SIZES,
+            )?,
             kv_cache_positions: meter.gauge(
                 "kv_cache_positions",
-                "Positions of prompts and texts whose keys and values the last batch kept at its end, in every layer.",
+                "Positions of the prompts and texts that ended last, whose keys and values were kept in every layer.",
             )?,
-            infer_seconds: seconds("infer_seconds", "Time of the device for a batch.")?,
+            infer_seconds: seconds(
+                "infer_seconds",
+                "Time of the device for a batch, or in slots from one end of texts to the next.",
+            )?,
             queue_seconds: seconds(
                 "request_queue_time_seconds",
-                "From the receipt of a segment to the start of its batch.",
+                "From the receipt of a segment to its start on the device.",
             )?,
             prefill_seconds: seconds(
                 "request_prefill_time_seconds",
-                "From the start of its batch to a text's first token: encoder, prefix, prompt.",
+                "From a segment's start on the device to its text's first token: encoder, prefix, prompt.",
             )?,
             first_token_seconds: seconds(
                 "time_to_first_token_seconds",
@@ -231,14 +239,13 @@ impl Metrics {
         }
     }
 
-    /// A batch has ended, with a text for each of its segments.
-    pub(crate) fn batch_done(&self, texts: &[DraftText], took: Duration) {
-        let positions = texts
-            .iter()
-            .map(|text| i64::from(text.prompt_tokens) + i64::from(text.tokens));
+    /// Texts have ended: those of a batch, or those of some slots.
+    pub(crate) fn texts_ended<T>(&self, answer: &Answer<T>) {
+        let texts = answer.written.iter().map(|written| &written.text);
+        let positions = texts.map(|text| i64::from(text.prompt_tokens) + i64::from(text.tokens));
         self.requests.kv_cache_positions.set(positions.sum());
-        self.requests.batch_size.observe(texts.len() as f64);
-        self.requests.infer_seconds.observe(took.as_secs_f64());
+        self.requests.batch_size.observe(answer.running as f64);
+        self.requests.infer_seconds.observe(answer.took.as_secs_f64());
     }
 
     /// The model has written a text, fit or not, about a segment that waited `queue` for its batch.
@@ -321,7 +328,7 @@ pub struct NodeSummary {
     pub generations: BTreeMap<&'static str, u64>,
     /// Looks at the registry that failed.
     pub registry_errors: u64,
-    /// Batches that the device ran.
+    /// Batches that the device ran, or times that texts in slots ended.
     pub batches: u64,
     /// Seconds that the device worked.
     pub infer_seconds: f64,
@@ -332,7 +339,11 @@ pub struct NodeSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::text;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use crate::device::Written;
+    use crate::testing::{author, text};
 
     #[test]
     fn every_label_value_is_exported_from_the_start() {
@@ -373,14 +384,31 @@ mod tests {
     }
 
     #[test]
-    fn the_caches_of_a_batch_hold_its_prompts_and_its_texts() {
+    fn texts_that_ended_together_kept_their_prompts_and_themselves() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
+        let answer = |texts: &[&str]| Answer {
+            written: texts
+                .iter()
+                .map(|words| Written {
+                    of: (),
+                    text: text(words),
+                    started: Instant::now(),
+                    took: Duration::ZERO,
+                })
+                .collect(),
+            author: Arc::new(author()),
+            running: 2,
+            took: Duration::from_millis(20),
+        };
         // 9 tokens of prompt each
-        let texts = [text("sinus rhythm today"), text("paced")];
-        let written: i64 = texts.iter().map(|text| i64::from(text.tokens)).sum();
-        metrics.batch_done(&texts, Duration::from_millis(20));
-        assert_eq!(metrics.requests.kv_cache_positions.get(), 18 + written);
-        metrics.batch_done(&texts[..1], Duration::from_millis(20));
-        assert_eq!(metrics.requests.kv_cache_positions.get(), 9 + 3, "the last batch alone");
+        metrics.texts_ended(&answer(&["sinus rhythm today", "paced"]));
+        assert_eq!(metrics.requests.kv_cache_positions.get(), 18 + 4);
+        metrics.texts_ended(&answer(&["sinus rhythm today"]));
+        assert_eq!(metrics.requests.kv_cache_positions.get(), 9 + 3, "the last ones alone");
+        let summary = metrics.summary();
+        assert_eq!(
+            (summary.batches, metrics.requests.batch_size.get_sample_sum()),
+            (2, 4.0)
+        );
     }
 }

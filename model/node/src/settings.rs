@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use model::generate::DecodeOptions;
 use model::served::ServedWeights;
+use model::slots::SlotLimits;
 use serde::Deserialize;
 use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
@@ -39,9 +40,11 @@ pub struct NodeSection {
     pub group: String,
     /// Records between each poll thread and the batches; when full, polling of the partitions pauses.
     pub queue_records: usize,
-    /// Segments a batch, at most.
+    /// Segments that are drafted together, at most.
     pub batch_max: usize,
-    /// How long the first segment of a batch waits for others, milliseconds.
+    /// Tokens of prompt and draft in each of that many slots; 0 for batches without slots.
+    pub slot_tokens: usize,
+    /// How long the first segment of a batch waits for others, milliseconds; with slots none waits.
     pub batch_wait_ms: u64,
     /// Longest time that the device may take for a batch, milliseconds.
     pub batch_timeout_ms: u64,
@@ -58,9 +61,18 @@ pub struct NodeSection {
 }
 
 impl NodeSection {
-    /// [`NodeSection::batch_wait_ms`].
+    /// How long a segment waits for others: [`NodeSection::batch_wait_ms`], and not where others can still come later.
     pub fn batch_wait(&self) -> Duration {
-        Duration::from_millis(self.batch_wait_ms)
+        let waits = self.slot_tokens == 0;
+        Duration::from_millis(if waits { self.batch_wait_ms } else { 0 })
+    }
+
+    /// What the device has room for.
+    pub fn slots(&self) -> SlotLimits {
+        SlotLimits {
+            slots: self.batch_max,
+            tokens: self.slot_tokens,
+        }
     }
 
     /// [`NodeSection::batch_timeout_ms`].
@@ -82,6 +94,7 @@ impl Check for NodeSettings {
         }
         within("node.queue_records", node.queue_records, 1..=100_000)?;
         within("node.batch_max", node.batch_max, 1..=1024)?;
+        within("node.slot_tokens", node.slot_tokens, 0..=65_536)?;
         within("node.batch_wait_ms", node.batch_wait_ms, 0..=60_000)?;
         within("node.batch_timeout_ms", node.batch_timeout_ms, 1000..=3_600_000)?;
         within("node.remembered_drafts", node.remembered_drafts, 1..=10_000_000)?;
@@ -118,7 +131,15 @@ mod tests {
         let settings = shipped();
         settings.check().unwrap();
         assert_eq!(settings.node.decode, DecodeOptions::default());
-        assert_eq!(settings.node.batch_wait(), Duration::from_millis(50));
+    }
+
+    #[test]
+    fn segments_wait_for_others_where_there_are_no_slots() {
+        let mut node = shipped().node;
+        (node.batch_wait_ms, node.slot_tokens) = (50, 0);
+        assert_eq!(node.batch_wait(), Duration::from_millis(50));
+        node.slot_tokens = 512;
+        assert_eq!(node.batch_wait(), Duration::ZERO);
     }
 
     #[track_caller]

@@ -1,7 +1,7 @@
-//! The drafter in use, which may be another one for the next batch.
+//! The drafter in use, which may be another one for the next segment.
 //!
-//! Place: between the registry's watcher, which swaps, and the device thread, which takes one for each batch. Invariant: a
-//! batch is drafted by one drafter from its first ECG to its last, and its drafts name that one.
+//! Place: between the registry's watcher, which swaps, and the device thread, which takes one and keeps it until what it has
+//! begun is ended. Invariant: a text is written by one drafter from its first token to its last, and its draft names that one.
 
 use std::sync::{Arc, RwLock};
 
@@ -26,7 +26,7 @@ impl Slot {
         Arc::clone(&self.current.read().expect("no code panics while it holds this lock"))
     }
 
-    /// Puts another drafter in use, from the next batch on, and returns the one before.
+    /// Puts another drafter in use for what is not begun yet, and returns the one before.
     pub fn swap(&self, drafter: Arc<dyn Drafter>) -> Arc<dyn Drafter> {
         let mut current = self.current.write().expect("no code panics while it holds this lock");
         std::mem::replace(&mut *current, drafter)

@@ -3,7 +3,9 @@
 //! Place: tests only.
 //! Invariant: the same each time.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use ecg::LEADS;
 use ecg::report::{BundleLineage, DecodeParameters};
@@ -11,6 +13,9 @@ use ecg::segment::{Decision, LeadOrigin, LeadQuality, Measurements, Segment};
 use model::generate::Finish;
 use model::meit::EcgInput;
 
+use model::slots::SlotLimits;
+
+use crate::desk::Desk;
 use crate::draft::Author;
 use crate::drafter::{DraftText, Drafter};
 
@@ -54,6 +59,72 @@ impl Drafter for FakeDrafter {
 
     fn decode_parameters(&self) -> DecodeParameters {
         author().decode
+    }
+}
+
+/// Has slots, and ends a text when a test says so.
+pub(crate) struct SteppedDrafter {
+    bundle_id: &'static str,
+    steps: mpsc::SyncSender<Vec<usize>>,
+    told: Mutex<mpsc::Receiver<Vec<usize>>>,
+}
+
+impl SteppedDrafter {
+    pub(crate) fn new(bundle_id: &'static str) -> Arc<Self> {
+        let (steps, told) = mpsc::sync_channel(0);
+        Arc::new(Self {
+            bundle_id,
+            steps,
+            told: Mutex::new(told),
+        })
+    }
+
+    /// Lets the next step go; it ends the ECGs of these names, which count from 0. Returns once the step has begun.
+    pub(crate) fn step(&self, ends: &[usize]) {
+        self.steps.send(ends.to_vec()).unwrap();
+    }
+}
+
+impl Drafter for SteppedDrafter {
+    fn draft(&self, _ecgs: &[EcgInput]) -> anyhow::Result<Vec<DraftText>> {
+        anyhow::bail!("drafts in slots alone");
+    }
+
+    fn desk(&self, _limits: SlotLimits) -> anyhow::Result<Box<dyn Desk + '_>> {
+        let on = BTreeSet::new();
+        Ok(Box::new(SteppedDesk { drafter: self, on }))
+    }
+
+    fn lineage(&self) -> BundleLineage {
+        BundleLineage {
+            bundle_id: self.bundle_id.to_owned(),
+            ..author().bundle
+        }
+    }
+
+    fn decode_parameters(&self) -> DecodeParameters {
+        author().decode
+    }
+}
+
+struct SteppedDesk<'a> {
+    drafter: &'a SteppedDrafter,
+    on: BTreeSet<usize>,
+}
+
+impl Desk for SteppedDesk<'_> {
+    fn admit(&mut self, ecgs: Vec<(usize, EcgInput)>) -> anyhow::Result<()> {
+        self.on.extend(ecgs.into_iter().map(|(name, _)| name));
+        Ok(())
+    }
+
+    fn step(&mut self) -> anyhow::Result<Vec<(usize, DraftText)>> {
+        let ends = self.drafter.told.lock().unwrap().recv().unwrap();
+        let end = |name| {
+            assert!(self.on.remove(&name), "{name} is not on the desk");
+            (name, text("sinus rhythm"))
+        };
+        Ok(ends.into_iter().map(end).collect())
     }
 }
 

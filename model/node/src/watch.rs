@@ -190,7 +190,7 @@ impl Watcher {
                 tracing::info!(
                     entry = entry.number,
                     generation = wanted,
-                    "generation in use from the next batch on"
+                    "generation in use for what is not begun yet"
                 );
             }
             Err(error) => {

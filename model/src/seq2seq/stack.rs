@@ -108,7 +108,7 @@ impl Stack {
 
     /// Runs the decoder's layers over embedded tokens (B, T, C), which follow what `cache` holds.
     pub fn decode(&self, x: &Tensor, memory: &Memory, cache: &mut Cache, mode: &Mode) -> candle_core::Result<Tensor> {
-        let (past, t) = (cache.len(), x.dim(1)?);
+        let (past, t) = (cache.past().longest(), x.dim(1)?);
         let wide = wide(x.dtype());
         let mask = causal(past, t, wide, x.device())?;
         let mask = match self.positions.bias(past, t, wide)? {

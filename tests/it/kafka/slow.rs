@@ -170,7 +170,7 @@ async fn fault_42_a_node_whose_device_hangs_ends_and_another_drafts_its_segments
     load.send(&bench, 2).await;
     let ended = tokio::time::timeout(WAIT_MAX, slow.ended()).await;
     let error = format!("{:#}", ended.expect("a node whose device hangs ends").unwrap_err());
-    assert!(error.contains("the device is at a batch of"), "{error}");
+    assert!(error.contains("the device is at a step for longer than"), "{error}");
     let all = drafts(&bench.committed(topic::REPORTS, load.sent * STREAMS).await);
     once(&all);
     // what the device says in the end is nobody's

@@ -11,30 +11,33 @@ use model::decoder::Decoder;
 use model::generate::{DecodeOptions, generate};
 use serde::Serialize;
 
+use super::requests;
 use super::shape::{Shape, WeightType};
 
 /// Arguments of `meit bench infer`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     #[arg(long, value_enum, default_value = "110m")]
-    shape: Shape,
+    pub shape: Shape,
     #[arg(long, value_enum, default_value = "f32")]
-    dtype: WeightType,
+    pub dtype: WeightType,
     /// Rows decoded together.
     #[arg(long, default_value_t = 1)]
-    batch: usize,
+    pub batch: usize,
     /// Tokens of the prompt.
     #[arg(long, default_value_t = 32)]
-    prompt: usize,
+    pub prompt: usize,
     /// Tokens decoded in each row.
     #[arg(long = "new", default_value_t = 64)]
-    new_tokens: usize,
+    pub new_tokens: usize,
     /// cpu, or cuda, cuda:N in a build with that feature.
     #[arg(long, default_value = "cpu")]
-    device: String,
+    pub device: String,
     /// Runs, of which the fastest counts.
     #[arg(long, default_value_t = 3)]
-    runs: usize,
+    pub runs: usize,
+    #[command(flatten)]
+    requests: requests::Arguments,
 }
 
 /// What was measured.
@@ -66,6 +69,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         sizes.iter().all(|&n| n > 0) && arguments.new_tokens > 1,
         "--batch, --prompt and --runs must be at least 1 and --new at least 2"
     );
+    if let Some(count) = arguments.requests.requests {
+        return requests::run(arguments, &arguments.requests, count);
+    }
     let device = model::device::open(&arguments.device)?;
     let decoder = arguments.shape.decoder(arguments.dtype, &device)?;
     let (mut whole, mut prompt_alone) = (f64::MAX, f64::MAX);

@@ -6,6 +6,7 @@
 pub mod dsp;
 pub mod gate;
 pub mod infer;
+mod requests;
 mod shape;
 pub mod stream;
 pub mod train;
