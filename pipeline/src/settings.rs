@@ -134,10 +134,10 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 0.15)]
     pub evidence_dropout: f32,
     /// Probability that a training prompt misses a statement of its report, as the encoder's head may.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.15)]
     pub finding_missed: f32,
     /// Statements that a training prompt draws too many, on average; some are its report's anyway.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.1)]
     pub finding_made_up: f32,
     /// Name in the bundle's manifest.
     #[arg(long, default_value = "meit-small-ptbxl")]
