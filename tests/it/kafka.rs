@@ -299,7 +299,9 @@ async fn a_second_agent_of_the_same_name_ends_the_first_and_goes_on_in_its_place
     let ended = tokio::time::timeout(WAIT_MAX, old.ended()).await;
     let error = ended.expect("a fenced agent ends").unwrap_err();
     let error = format!("{error:#}");
-    assert!(error.contains("taken over") || error.contains("enced"), "{error}");
+    // fenced, or at its commit, which Kafka 4 may refuse with a code that librdkafka does not know
+    let ways = ["taken over", "enced", "EndTxn commit failed"];
+    assert!(ways.iter().any(|way| error.contains(way)), "{error}");
     assert!(new.stop().await.packets_received > 0);
 }
 
