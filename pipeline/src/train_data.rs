@@ -114,11 +114,14 @@ impl TrainingData {
         };
         let train_set = set(&train)?;
         let mut text: Vec<Told> = training.par_iter().map(|s| told(s, Measurements::default())).collect();
-        let lent = rates::lend(&mut text, &train_set.told, &statements, settings.seed);
-        eprintln!(
-            "{lent} of {} reports are told a rate of a recording with their rhythm",
-            text.len()
-        );
+        // the only evidence that the text stage tells
+        if settings.evidence == Evidence::Findings {
+            let lent = rates::lend(&mut text, &train_set.told, &statements, settings.seed);
+            eprintln!(
+                "{lent} of {} reports are told a rate of a recording with their rhythm",
+                text.len()
+            );
+        }
         let words = |told: &Told| evidence(settings.evidence, &statements, told, &told.named);
         let tokenizer = open_tokenizer(settings, &training, train_set.told.iter().filter_map(words), out)?;
         let opened = Self {

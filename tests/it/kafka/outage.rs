@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use agent::metrics::AgentSummary;
 use agent::settings::AgentSettings;
 use ecg::packet::Packet;
 use ecg::topic;
 use ecg::window::Windower;
+use node::metrics::NodeSummary;
 use prometheus::Registry;
 use service::kafka::KafkaSettings;
 use service::kafka::sink::Sink;
@@ -61,6 +63,12 @@ impl<Summary: Send + 'static> KeptUp<Summary> {
         self.stop.trigger();
         tokio::time::timeout(WAIT_MAX, self.task).await.unwrap().unwrap()
     }
+}
+
+/// An agent and a node.
+fn kept_up(one: KafkaSettings, two: KafkaSettings) -> (KeptUp<AgentSummary>, KeptUp<NodeSummary>) {
+    let agent = KeptUp::start(move || agent_on(one.clone()));
+    (agent, KeptUp::start(move || node_on(two.clone())))
 }
 
 impl Bench {
@@ -130,9 +138,7 @@ fn gauge(registry: &Registry, name: &str) -> f64 {
 async fn fault_37_a_broker_that_restarts_under_load_loses_and_doubles_nothing() {
     let Some(bench) = Bench::start().await else { return };
     let (packets, windows) = streams();
-    let (one, two) = (bench.named("one"), bench.named("two"));
-    let agent = KeptUp::start(move || agent_on(one.clone()));
-    let node = KeptUp::start(move || node_on(two.clone()));
+    let (agent, node) = kept_up(bench.named("one"), bench.named("two"));
     let load = bench.play(packets.clone());
     bench.reached(topic::REPORTS, 1).await;
     bench.down_for(Duration::ZERO).await;
@@ -196,9 +202,7 @@ async fn fault_38_a_cluster_that_is_down_is_waited_for_and_no_stream_counts_as_s
 async fn fault_38_a_delivery_that_takes_too_long_ends_the_process_which_waits_and_goes_on_from_the_floor() {
     let Some(bench) = Bench::start().await else { return };
     let (packets, windows) = streams();
-    let (one, two) = (bench.impatient("one"), bench.impatient("two"));
-    let agent = KeptUp::start(move || agent_on(one.clone()));
-    let node = KeptUp::start(move || node_on(two.clone()));
+    let (agent, node) = kept_up(bench.impatient("one"), bench.impatient("two"));
     let load = bench.play(packets.clone());
     bench.reached(topic::REPORTS, 1).await;
     bench.down_for(OUTAGE).await;

@@ -111,19 +111,11 @@ impl Poller {
         if record.offset <= expected {
             return false;
         }
-        let start = Instant::now();
-        loop {
-            let watermarks = self
-                .consumer
-                .fetch_watermarks(&record.topic, record.partition, ANSWER_TIMEOUT);
-            match watermarks {
-                Err(error) if start.elapsed() < COMMITTED_TIMEOUT && !self.flags.stop.load(Ordering::Relaxed) => {
-                    tracing::warn!(%error, "oldest record unknown, asking again");
-                    std::thread::sleep(ASK_AGAIN);
-                }
-                answered => return answered.map_or(true, |(oldest, _)| oldest > expected),
-            }
-        }
+        let oldest = self.asked("oldest record", || {
+            self.consumer
+                .fetch_watermarks(&record.topic, record.partition, ANSWER_TIMEOUT)
+        });
+        oldest.map_or(true, |(oldest, _)| oldest > expected)
     }
 
     fn take_changes(&mut self) {
@@ -183,11 +175,18 @@ impl Poller {
 
     /// What the last owners committed; asks again while a transaction of theirs is open.
     fn committed(&self, partitions: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+        self.asked("committed offsets", || {
+            self.consumer.committed_offsets(partitions.clone(), ANSWER_TIMEOUT)
+        })
+    }
+
+    /// The broker's answer; a question that fails is asked again for [`COMMITTED_TIMEOUT`], until the source stops.
+    fn asked<T>(&self, what: &str, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
         let start = Instant::now();
         loop {
-            match self.consumer.committed_offsets(partitions.clone(), ANSWER_TIMEOUT) {
+            match ask() {
                 Err(error) if start.elapsed() < COMMITTED_TIMEOUT && !self.flags.stop.load(Ordering::Relaxed) => {
-                    tracing::warn!(%error, "committed offsets unknown, asking again");
+                    tracing::warn!(%error, "{what} unknown, asking again");
                     std::thread::sleep(ASK_AGAIN);
                 }
                 answered => return answered,
