@@ -112,18 +112,24 @@ impl Texts {
     }
 }
 
-/// Length of the longest common subsequence.
+/// Length of the longest common subsequence: a zero bit of `row` is a place of `b` at which it grows.
+///
+/// Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
 pub fn lcs(a: &[u32], b: &[u32]) -> usize {
-    let mut row = vec![0usize; b.len() + 1];
+    let mut row = vec![u64::MAX; b.len().div_ceil(64)];
     for x in a {
-        let mut diagonal = 0;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = if x == y { diagonal + 1 } else { above.max(row[j]) };
-            diagonal = above;
+        let mut carry = false;
+        for (bits, tokens) in row.iter_mut().zip(b.chunks(64)) {
+            let equal = tokens.iter().rev().fold(0, |equal, y| (equal << 1) | u64::from(x == y));
+            let kept = *bits & equal;
+            let (sum, over) = bits.overflowing_add(kept);
+            let (sum, over_again) = sum.overflowing_add(u64::from(carry));
+            carry = over || over_again;
+            *bits = sum | (*bits & !kept);
         }
     }
-    row[b.len()]
+    // places behind the end of `b` equal nothing and stay ones
+    row.iter().map(|bits| bits.count_zeros() as usize).sum()
 }
 
 #[cfg(test)]
@@ -167,5 +173,33 @@ mod tests {
     fn longest_common_subsequence() {
         assert_eq!(lcs(&[1, 2, 3, 4], &[2, 9, 4, 1]), 2);
         assert_eq!(lcs(&[], &[2]), 0);
+    }
+
+    #[test]
+    fn longest_common_subsequence_of_any_length_is_that_of_the_table() {
+        let by_table = |a: &[u32], b: &[u32]| {
+            let mut row = vec![0usize; b.len() + 1];
+            for x in a {
+                let mut diagonal = 0;
+                for (j, y) in b.iter().enumerate() {
+                    let above = row[j + 1];
+                    row[j + 1] = if x == y { diagonal + 1 } else { above.max(row[j]) };
+                    diagonal = above;
+                }
+            }
+            row[b.len()]
+        };
+        let mut state = 1u32;
+        let mut text = |length| -> Vec<u32> {
+            let next = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 16) % 5
+            };
+            (0..length).map(next).collect()
+        };
+        for (of_a, of_b) in [(1, 63), (64, 64), (65, 65), (40, 128), (200, 129), (300, 500)] {
+            let (a, b) = (text(of_a), text(of_b));
+            assert_eq!(lcs(&a, &b), by_table(&a, &b), "{of_a} and {of_b} tokens");
+        }
     }
 }
