@@ -62,6 +62,7 @@ fn swapped_electrodes_are_suspected_and_placed_ones_are_not() {
     for (swap, at_least) in [
         (Swap::RaLa, 0.85),
         (Swap::RaLl, 0.85),
+        (Swap::LaLl, 0.4),
         (Swap::V(1, 2), 0.75),
         (Swap::V(1, 5), 0.9),
         (Swap::V(2, 6), 0.9),
