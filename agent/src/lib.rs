@@ -138,7 +138,6 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
 
 /// Waits for the cluster, makes the missing topics and the way to write batches.
 async fn open(kafka: &KafkaSettings) -> anyhow::Result<Committer> {
-    cluster::wait(kafka).await.context("wait for brokers")?;
     let cluster = cluster::create_topics(kafka, topic::KEPT)
         .await
         .context("create topics")?;

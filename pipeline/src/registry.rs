@@ -44,10 +44,13 @@ impl Registry {
         Self { store, kafka: None }
     }
 
-    /// Sends events to Kafka too, on [`topic::PIPELINE_EVENTS`].
+    /// Sends events to Kafka too, on [`topic::PIPELINE_EVENTS`]; a broker that does not answer is an error at once, not after an outage.
     #[must_use]
     pub fn announced_to(mut self, kafka: Option<KafkaSettings>) -> Self {
-        self.kafka = kafka;
+        self.kafka = kafka.map(|kafka| KafkaSettings {
+            outage_max_ms: 0,
+            ..kafka
+        });
         self
     }
 

@@ -1,6 +1,6 @@
-//! A real Apache Kafka for one test: deploy/kafka/kafka.sh in a folder of its own, on a free port.
+//! A real Apache Kafka for one test, of one broker or of several: deploy/kafka/kafka.sh in a folder for each, on free ports.
 //!
-//! Place: under `kafka` and the chaos harness. Invariant: it ends with its handle; where java or maven is missing there is
+//! Place: under `kafka` and the chaos harness. Invariant: a broker ends with its handle; where java or maven is missing there is
 //! none, and that is printed.
 
 use std::io::Write as _;
@@ -11,10 +11,18 @@ use std::time::Duration;
 
 use service::kafka::KafkaSettings;
 
+/// Name of a cluster of several, as Kafka writes one: 16 bytes in base64.
+const CLUSTER: &str = "bWVpdC10ZXN0LWNsdXN0ZQ";
+/// Copies of a topic where there are enough brokers.
+const COPIES: usize = 3;
+
 /// A broker, stopped when dropped.
 pub struct RealBroker {
     folder: tempfile::TempDir,
-    brokers: String,
+    /// Of every broker of its cluster.
+    ports: Vec<u16>,
+    /// Its place among them.
+    place: usize,
 }
 
 fn root() -> PathBuf {
@@ -27,6 +35,14 @@ impl RealBroker {
     /// # Panics
     /// When they are there and the broker does not start.
     pub fn start() -> Option<Self> {
+        Self::cluster(1).and_then(|mut brokers| brokers.pop())
+    }
+
+    /// Starts a cluster of so many; `None` as there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn cluster(size: usize) -> Option<Vec<Self>> {
         for tool in ["java", "mvn"] {
             let found = Command::new(tool)
                 .arg("-version")
@@ -44,20 +60,29 @@ impl RealBroker {
         // beside the build: data of a long run is too large for some /tmp
         let parent = root().join("target/kafka");
         std::fs::create_dir_all(&parent).expect("target is writable");
-        let folder = tempfile::tempdir_in(parent).expect("target/kafka is writable");
-        let port = free_ports();
-        let broker = Self {
-            folder,
-            brokers: format!("127.0.0.1:{port}"),
+        let ports = free_ports(size);
+        let broker = |place| Self {
+            folder: tempfile::tempdir_in(&parent).expect("target/kafka is writable"),
+            ports: ports.clone(),
+            place,
         };
-        broker.script(&["start", &port.to_string()]);
-        Some(broker)
+        let brokers: Vec<Self> = (0..size).map(broker).collect();
+        brokers[0].script(&["jars"]);
+        // none of several listens before most of them run
+        std::thread::scope(|scope| {
+            for broker in &brokers {
+                scope.spawn(|| broker.start_again());
+            }
+        });
+        Some(brokers)
     }
 
-    /// `base` pointed at this broker, with a prefix and timers for tests.
+    /// `base` pointed at this broker and the others of its cluster, with timers for tests.
     pub fn settings(&self, base: &KafkaSettings) -> KafkaSettings {
+        let addresses = self.ports.iter().map(|port| format!("127.0.0.1:{port}"));
         KafkaSettings {
-            brokers: self.brokers.clone(),
+            brokers: addresses.collect::<Vec<_>>().join(","),
+            replication: self.ports.len().min(COPIES) as i32,
             session_timeout_ms: 3000,
             heartbeat_ms: 300,
             ..base.clone()
@@ -69,13 +94,13 @@ impl RealBroker {
         self.script(&["stop"]);
     }
 
-    /// SIGKILL; what it wrote is with the system.
+    /// SIGKILL, if it is running; what it wrote is with the system.
     ///
     /// # Panics
-    /// When it is not running.
+    /// When it cannot be killed.
     pub fn kill(&self) {
         let file = self.folder.path().join("pid");
-        let id = std::fs::read_to_string(&file).expect("the broker was started");
+        let Ok(id) = std::fs::read_to_string(&file) else { return };
         let status = Command::new("kill").args(["-KILL", id.trim()]).status();
         assert!(status.is_ok_and(|status| status.success()), "kill -KILL {id}");
         // a dead process that nobody has waited for has no command line
@@ -88,8 +113,8 @@ impl RealBroker {
 
     /// Starts it after a stop or kill, at the same address with the data that it had.
     pub fn start_again(&self) {
-        let port = self.brokers.rsplit(':').next().expect("host:port");
-        self.script(&["start", port]);
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        self.script(&["start", &ports.join(","), &(self.place + 1).to_string()]);
     }
 
     fn script(&self, arguments: &[&str]) {
@@ -97,6 +122,7 @@ impl RealBroker {
             .args(arguments)
             .env("MEIT_KAFKA_DIR", self.folder.path())
             .env("MEIT_KAFKA_JARS", root().join("target/kafka/jars"))
+            .env("MEIT_KAFKA_CLUSTER", CLUSTER)
             .stdout(Stdio::null())
             .status();
         let status = status.expect("bash runs kafka.sh");
@@ -106,22 +132,21 @@ impl RealBroker {
 
 impl Drop for RealBroker {
     fn drop(&mut self) {
-        self.script(&["stop"]);
+        // in order the last of a cluster would wait for a majority that has gone; nobody needs its data
+        self.kill();
     }
 }
 
-/// A port that is free and whose successor, the controller's, is free too.
-fn free_ports() -> u16 {
-    let free = |port: u16| {
-        TcpListener::bind(("127.0.0.1", port))
-            .ok()?
-            .local_addr()
-            .ok()
-            .map(|it| it.port())
+/// Ports that are free and whose successors, the controllers', are free too.
+fn free_ports(count: usize) -> Vec<u16> {
+    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
+    // held until all are found, so that none is found twice
+    let pair = || {
+        let first = bind(0)?;
+        let port = first.local_addr().ok()?.port();
+        Some((port, first, bind(port.checked_add(1)?)?))
     };
-    let pair = std::iter::repeat_with(|| free(0))
-        .take(100)
-        .flatten()
-        .find(|port| free(port + 1).is_some());
-    pair.expect("two free ports in a row")
+    let pairs: Vec<_> = std::iter::repeat_with(pair).take(100).flatten().take(count).collect();
+    assert_eq!(pairs.len(), count, "two free ports in a row for each broker");
+    pairs.iter().map(|(port, ..)| *port).collect()
 }

@@ -22,6 +22,7 @@ use service::kafka::commit::{Batch, CommitError, Committer, Floor, Output};
 use service::kafka::sink::Sink;
 use service::kafka::source::{Event, Owner, Source};
 use service::kafka::table::{self, Isolation, Row};
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::broker::RealBroker;
@@ -34,30 +35,35 @@ const PARTITIONS: i32 = 4;
 const STREAMS: usize = 6;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// A broker is a Java process; two of them at once are too many for a small machine.
+/// A broker is a Java process; those of two tests at once are too many for a small machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 struct Bench {
     kafka: KafkaSettings,
     sink: Sink,
-    broker: RealBroker,
+    brokers: Vec<RealBroker>,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     async fn start() -> Option<Self> {
+        Self::start_with(1).await
+    }
+
+    /// On so many brokers.
+    async fn start_with(brokers: usize) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().await;
-        let broker = RealBroker::start()?;
+        let brokers = RealBroker::cluster(brokers)?;
         let base: AgentSettings = service::settings::load("agent", None).unwrap();
         let kafka = KafkaSettings {
             partitions: PARTITIONS,
-            ..broker.settings(&base.kafka)
+            ..brokers[0].settings(&base.kafka)
         };
         assert_eq!(create_topics(&kafka, topic::KEPT).await.unwrap(), Cluster::Real);
         Some(Self {
             sink: Sink::new(&kafka).unwrap(),
             kafka,
-            broker,
+            brokers,
             _turn: turn,
         })
     }
@@ -169,6 +175,29 @@ fn output(owner: &Owner, value: &str) -> Output {
     }
 }
 
+/// A batch of one record, with the place to read on from.
+fn batch(owner: &Owner, value: &str, next_offset: i64) -> Batch {
+    Batch {
+        outputs: vec![output(owner, value)],
+        floors: vec![Floor {
+            owner: owner.clone(),
+            next_offset,
+            metadata: format!("after {value}"),
+        }],
+    }
+}
+
+/// Who owns a partition that a source has been given.
+async fn first_owner(events: &mut Receiver<Event>) -> Owner {
+    loop {
+        match events.recv().await.unwrap() {
+            Event::Assigned(assigned) => return assigned[0].owner.clone(),
+            Event::Record(_) | Event::Revoked(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zombie_is_fenced_and_nothing_of_it_is_read() {
     let Some(bench) = Bench::start().await else { return };
@@ -178,21 +207,8 @@ async fn a_zombie_is_fenced_and_nothing_of_it_is_read() {
         .await
         .unwrap();
     let (source, mut events) = Source::start(&bench.kafka, "zombie", &[topic::SEGMENTS], 16).unwrap();
-    let owner = loop {
-        match events.recv().await.unwrap() {
-            Event::Assigned(assigned) => break assigned[0].owner.clone(),
-            Event::Record(_) | Event::Revoked(_) => {}
-            other => panic!("{other:?}"),
-        }
-    };
-    let batch = |value: &str, next_offset| Batch {
-        outputs: vec![output(&owner, value)],
-        floors: vec![Floor {
-            owner: owner.clone(),
-            next_offset,
-            metadata: format!("after {value}"),
-        }],
-    };
+    let owner = first_owner(&mut events).await;
+    let batch = |value: &str, next_offset| batch(&owner, value, next_offset);
     let named = bench.named("one");
     let first = Committer::open(&named, Cluster::Real, "test").await.unwrap();
     assert!(first.is_transactional());

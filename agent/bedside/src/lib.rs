@@ -106,12 +106,9 @@ pub async fn run(settings: BedsideSettings, shutdown: Shutdown) -> anyhow::Resul
         tracing::info!(bound = %bound.context("serve metrics")?, "serving /metrics and /healthz");
     }
     tokio::select! {
-        there = cluster::wait(&settings.kafka) => there.context("wait for brokers")?,
+        made = cluster::create_topics(&settings.kafka, ecg::topic::KEPT) => made.context("create topics")?,
         () = shutdown.wait() => return Ok(BedsideSummary { packets_sent: 0, plays: 0 }),
     };
-    cluster::create_topics(&settings.kafka, ecg::topic::KEPT)
-        .await
-        .context("create topics")?;
     run_with(settings, &plan, metrics, None, shutdown).await
 }
 

@@ -149,7 +149,6 @@ pub async fn run_with(
 
 /// Waits for the cluster, makes the missing topics and the way to write batches.
 async fn open(kafka: &KafkaSettings) -> anyhow::Result<Committer> {
-    cluster::wait(kafka).await.context("wait for brokers")?;
     let cluster = cluster::create_topics(kafka, topic::KEPT).await;
     let committer = Committer::open(kafka, cluster.context("create topics")?, "node").await;
     committer.context("open kafka producer")

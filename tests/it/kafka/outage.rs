@@ -14,12 +14,15 @@ use ecg::window::Windower;
 use node::metrics::NodeSummary;
 use prometheus::Registry;
 use service::kafka::KafkaSettings;
+use service::kafka::cluster::Cluster;
+use service::kafka::commit::{CommitError, Committer};
 use service::kafka::sink::Sink;
+use service::kafka::source::Source;
 use service::shutdown::Shutdown;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::Instant;
 
-use super::{Bench, STREAMS, WAIT_MAX, streams};
+use super::{Bench, STREAMS, WAIT_MAX, batch, first_owner, streams};
 use crate::rig::{Running, agent_on, agent_settings, agent_with, node_on};
 
 /// Time between two packets of a stream: faster than life.
@@ -91,9 +94,9 @@ impl Bench {
     }
 
     async fn down_for(&self, time: Duration) {
-        block_in_place(|| self.broker.stop());
+        block_in_place(|| self.brokers[0].stop());
         tokio::time::sleep(time).await;
-        block_in_place(|| self.broker.start_again());
+        block_in_place(|| self.brokers[0].start_again());
     }
 
     /// An agent and a node that give a delivery up after a few seconds.
@@ -144,13 +147,34 @@ async fn fault_37_a_broker_that_restarts_under_load_loses_and_doubles_nothing() 
     bench.down_for(Duration::ZERO).await;
     bench.reached(topic::REPORTS, STREAMS + 1).await;
     block_in_place(|| {
-        bench.broker.kill();
-        bench.broker.start_again();
+        bench.brokers[0].kill();
+        bench.brokers[0].start_again();
     });
     load.await.unwrap();
     undisturbed(&bench.all_once(windows).await, &packets);
     let ((agent, _), _) = (agent.stop().await, node.stop().await);
     assert!(agent.partitions.values().all(|counts| counts.difference() == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_37_of_three_brokers_one_goes_and_every_stream_goes_on_without_it() {
+    let Some(bench) = Bench::start_with(3).await else {
+        return;
+    };
+    let (packets, windows) = streams();
+    let (agent, node) = kept_up(bench.named("one"), bench.named("two"));
+    let load = bench.play(packets.clone());
+    bench.reached(topic::REPORTS, 1).await;
+    block_in_place(|| bench.brokers[0].kill());
+    let before = bench.reached(topic::SEGMENTS, STREAMS).await.len();
+    // another window of every stream, of those too that the broker led
+    bench.reached(topic::REPORTS, before + STREAMS).await;
+    block_in_place(|| bench.brokers[0].start_again());
+    load.await.unwrap();
+    undisturbed(&bench.all_once(windows).await, &packets);
+    let ((agent, errors), (_, errors_of_node)) = (agent.stop().await, node.stop().await);
+    assert!(agent.partitions.values().all(|counts| counts.difference() == 0));
+    assert_eq!((errors, errors_of_node), (Vec::new(), Vec::new()), "nothing ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,7 +200,7 @@ async fn fault_38_a_cluster_that_is_down_is_waited_for_and_no_stream_counts_as_s
     tokio::time::sleep(Duration::from_secs(1)).await;
     let held = gauge(&registry, "meit_agent_state_bytes");
     assert!(held > 0.0);
-    block_in_place(|| bench.broker.stop());
+    block_in_place(|| bench.brokers[0].stop());
     let load = bench.play(after.to_vec());
     tokio::time::sleep(OUTAGE).await;
     assert_eq!(gauge(&registry, "meit_agent_kafka_brokers_up"), 0.0);
@@ -188,7 +212,7 @@ async fn fault_38_a_cluster_that_is_down_is_waited_for_and_no_stream_counts_as_s
     // a process that starts now waits as well
     let late = node_on(lasting("late"));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    block_in_place(|| bench.broker.start_again());
+    block_in_place(|| bench.brokers[0].start_again());
     load.await.unwrap();
     undisturbed(&bench.all_once(windows).await, &packets);
     assert_eq!(gauge(&registry, "meit_agent_kafka_brokers_up"), 1.0);
@@ -216,4 +240,32 @@ async fn fault_38_a_delivery_that_takes_too_long_ends_the_process_which_waits_an
         errors.iter().all(|error| error.starts_with("commit batch: ")),
         "{errors:#?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_38_a_batch_that_no_broker_takes_in_time_is_an_error_and_is_written_once_when_it_is_given_again() {
+    let Some(bench) = Bench::start().await else { return };
+    // the member outlives the outage, so that the batch's owner is still one
+    let kafka = KafkaSettings {
+        session_timeout_ms: 120_000,
+        ..bench.impatient("one")
+    };
+    let (source, mut events) = Source::start(&kafka, "outage", &[topic::SEGMENTS], 16).unwrap();
+    let owner = first_owner(&mut events).await;
+    let given = || batch(&owner, "held", 1);
+    let committer = Committer::open(&kafka, Cluster::Real, "test").await.unwrap();
+    block_in_place(|| bench.brokers[0].stop());
+    let commit = committer.commit(vec![source.membership()], given());
+    let error = tokio::time::timeout(WAIT_MAX, commit).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, CommitError::Transaction { outputs: 1, .. }),
+        "{error:?}"
+    );
+    block_in_place(|| bench.brokers[0].start_again());
+    drop(committer);
+    let committer = Committer::open(&kafka, Cluster::Real, "test").await.unwrap();
+    let written = committer.commit(vec![source.membership()], given()).await.unwrap();
+    assert_eq!(written, [true]);
+    assert_eq!(bench.committed(topic::REPORTS, 1).await[0].value, b"held");
+    source.stop().await.unwrap();
 }

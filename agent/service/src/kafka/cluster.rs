@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{KafkaSettings, Logging};
@@ -78,24 +79,27 @@ pub enum ClusterError {
     },
 }
 
-/// Asks the brokers which kind of cluster they are.
+/// Creates the topics that are missing, with the partitions and replication of the settings; existing ones stay as they are.
+/// The embedded broker's topics are its owner's, so there nothing is done.
 ///
-/// # Errors
-/// [`ClusterError::Unreachable`] when none answers.
-pub async fn identify(settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
-    let settings = settings.clone();
-    blocking(move || kind(&admin(&settings)?, &settings)).await
-}
-
 /// Waits until a broker answers, for `kafka.outage_max_ms` at most: a process that is started while the cluster is down
 /// stays up, and a supervisor that gives up after a few failed starts has nothing to give up. Drop it to stop waiting.
 ///
 /// # Errors
-/// [`ClusterError::Unreachable`] when none answers in that time.
-pub async fn wait(settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
+/// [`ClusterError`] when no broker answers in that time or a topic is refused.
+pub async fn create_topics<'a>(
+    settings: &KafkaSettings,
+    topics: impl IntoIterator<Item = impl Into<Topic<'a>>>,
+) -> Result<Cluster, ClusterError> {
+    let topics: Vec<Topic<'a>> = topics.into_iter().map(Into::into).collect();
     let (start, most) = (Instant::now(), Duration::from_millis(settings.outage_max_ms.into()));
-    loop {
-        match identify(settings).await {
+    let Found {
+        admin,
+        kind,
+        topics: there,
+    } = loop {
+        let owned = settings.clone();
+        match blocking(move || Found::ask(&owned)).await {
             Err(ClusterError::Unreachable { brokers, .. }) => {
                 let waited = start.elapsed();
                 if waited >= most {
@@ -103,35 +107,12 @@ pub async fn wait(settings: &KafkaSettings) -> Result<Cluster, ClusterError> {
                 }
                 tracing::warn!(brokers, ?waited, ?most, "no kafka broker answers, asking again");
             }
-            answered => return answered,
+            answered => break answered?,
         }
-    }
-}
-
-/// Creates the topics that are missing, with the partitions and replication of the settings; existing ones stay as they are.
-/// The embedded broker's topics are its owner's, so there nothing is done.
-///
-/// # Errors
-/// [`ClusterError`] when no broker answers or a topic is refused.
-pub async fn create_topics<'a>(
-    settings: &KafkaSettings,
-    topics: impl IntoIterator<Item = impl Into<Topic<'a>>>,
-) -> Result<Cluster, ClusterError> {
-    let topics: Vec<Topic<'a>> = topics.into_iter().map(Into::into).collect();
-    let failed = |action| move |source| ClusterError::Client { action, source };
-    let owned = settings.clone();
-    let (admin, cluster, existing) = blocking(move || {
-        let admin = admin(&owned)?;
-        let cluster = kind(&admin, &owned)?;
-        let metadata = admin.inner().fetch_metadata(None, ANSWER_TIMEOUT);
-        let metadata = metadata.map_err(failed("list topics"))?;
-        let existing: HashSet<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
-        Ok((admin, cluster, existing))
-    })
-    .await?;
-    let missing: Vec<&Topic<'_>> = topics.iter().filter(|topic| !existing.contains(topic.name)).collect();
-    if cluster == Cluster::Embedded || missing.is_empty() {
-        return Ok(cluster);
+    };
+    let missing: Vec<&Topic<'_>> = topics.iter().filter(|topic| !there.contains(topic.name)).collect();
+    if kind == Cluster::Embedded || missing.is_empty() {
+        return Ok(kind);
     }
     let cleanup = |topic: &Topic<'_>| if topic.compacted { "compact,delete" } else { "delete" };
     let retention_ms: Vec<String> = missing
@@ -154,7 +135,10 @@ pub async fn create_topics<'a>(
     let results = admin
         .create_topics(&new, &options)
         .await
-        .map_err(failed("create topics"))?;
+        .map_err(|source| ClusterError::Client {
+            action: "create topics",
+            source,
+        })?;
     for result in results {
         match result {
             Ok(topic) => tracing::info!(%topic, "topic created"),
@@ -163,7 +147,24 @@ pub async fn create_topics<'a>(
             Err((topic, source)) => return Err(ClusterError::Topic { topic, source }),
         }
     }
-    Ok(cluster)
+    Ok(kind)
+}
+
+/// A cluster that answered, and the names of its topics.
+struct Found {
+    admin: AdminClient<Logging>,
+    kind: Cluster,
+    topics: HashSet<String>,
+}
+
+impl Found {
+    fn ask(settings: &KafkaSettings) -> Result<Self, ClusterError> {
+        let admin = admin(settings)?;
+        let kind = kind(&admin, settings)?;
+        let topics = list(&admin)?;
+        let topics = topics.topics().iter().map(|topic| topic.name().to_owned()).collect();
+        Ok(Self { admin, kind, topics })
+    }
 }
 
 /// Numbers of partitions of topics, 0 for one that is not there.
@@ -174,11 +175,7 @@ pub async fn partitions(settings: &KafkaSettings, topics: &[&str]) -> Result<Vec
     let settings = settings.clone();
     let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
     blocking(move || {
-        let metadata = admin(&settings)?.inner().fetch_metadata(None, ANSWER_TIMEOUT);
-        let metadata = metadata.map_err(|source| ClusterError::Client {
-            action: "list topics",
-            source,
-        })?;
+        let metadata = list(&admin(&settings)?)?;
         let count = |name: &String| {
             let found = metadata.topics().iter().find(|topic| topic.name() == name);
             found.map_or(0, |topic| topic.partitions().len())
@@ -192,6 +189,14 @@ fn admin(settings: &KafkaSettings) -> Result<AdminClient<Logging>, ClusterError>
     let client = AdminClient::from_config_and_context(&settings.client(), Logging);
     client.map_err(|source| ClusterError::Client {
         action: "make admin client",
+        source,
+    })
+}
+
+fn list(admin: &AdminClient<Logging>) -> Result<Metadata, ClusterError> {
+    let metadata = admin.inner().fetch_metadata(None, ANSWER_TIMEOUT);
+    metadata.map_err(|source| ClusterError::Client {
+        action: "list topics",
         source,
     })
 }

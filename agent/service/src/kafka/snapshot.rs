@@ -152,7 +152,7 @@ impl Snapshot {
 }
 
 /// Errors that librdkafka gets over by itself.
-fn is_transient(code: RDKafkaErrorCode) -> bool {
+pub(super) fn is_transient(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::BrokerTransportFailure

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::KafkaSettings;
+use super::snapshot::is_transient;
 
 /// Longest answer to one question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,16 +144,20 @@ fn wait_for_open(
         source,
     };
     let patience = Duration::from_millis(settings.transaction_timeout_ms.into()) + ANSWER_TIMEOUT;
+    let watermarks = |consumer: &BaseConsumer, partition| {
+        let start = Instant::now();
+        loop {
+            match consumer.fetch_watermarks(topic, partition, ANSWER_TIMEOUT) {
+                Err(error) if passes(&error) && start.elapsed() < patience => std::thread::sleep(LOOK_AGAIN),
+                answered => return answered.map_err(failed),
+            }
+        }
+    };
     let mut filled = Vec::new();
     for &partition in partitions {
-        let (first, end) = all.fetch_watermarks(topic, partition, ANSWER_TIMEOUT).map_err(failed)?;
+        let (first, end) = watermarks(all, partition)?;
         let start = Instant::now();
-        while committed
-            .fetch_watermarks(topic, partition, ANSWER_TIMEOUT)
-            .map_err(failed)?
-            .1
-            < end
-        {
+        while watermarks(committed, partition)?.1 < end {
             if start.elapsed() > patience {
                 return Err(TableError::Open {
                     topic: topic.to_owned(),
@@ -176,15 +181,31 @@ fn each(consumer: &BaseConsumer, topic: &str, partitions: &[i32], mut take: impl
     }
     consumer.assign(&list)?;
     let mut open: HashSet<i32> = partitions.iter().copied().collect();
+    let mut heard = Instant::now();
     while !open.is_empty() {
         match consumer.poll(ANSWER_TIMEOUT) {
             Some(Ok(message)) => take(row(&message)),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
+            Some(Err(error)) if passes(&error) && heard.elapsed() < ANSWER_TIMEOUT => continue,
             Some(Err(error)) => return Err(error),
-            None => return Err(KafkaError::Global(rdkafka::error::RDKafkaErrorCode::OperationTimedOut)),
+            None => return Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut)),
         }
+        heard = Instant::now();
     }
     Ok(())
+}
+
+/// True of what one broker of several causes that goes: another leads its partitions soon, and the client finds it by itself.
+fn passes(error: &KafkaError) -> bool {
+    let of_leader = |code| {
+        matches!(
+            code,
+            RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable
+        )
+    };
+    error
+        .rdkafka_error_code()
+        .is_some_and(|code| is_transient(code) || of_leader(code))
 }
 
 fn row(message: &BorrowedMessage<'_>) -> Row {

@@ -39,6 +39,7 @@ impl Cluster {
         };
         let kafka = KafkaSettings {
             brokers: brokers.to_owned(),
+            outage_max_ms: 0, // who names a broker wants to know at once that it is not there
             ..base
         };
         create_topics(&kafka, topic::KEPT).await.context("create topics")?;
