@@ -98,6 +98,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut settings: AgentSettings = service::settings::load("agent", None)?;
     let boot_id = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
     settings.kafka.brokers.clone_from(&arguments.brokers);
+    settings.kafka.outage_max_ms = 0;
     settings.kafka.group_prefix = format!("bench-{boot_id}");
     settings.agent.workers = if arguments.workers == 0 {
         processors
@@ -303,7 +304,7 @@ fn cpu_time() -> Duration {
         .next()
         .unwrap_or_default()
         .split_whitespace()
-        .skip(12)
+        .skip(11)
         .take(2);
     let hundredths: u64 = numbers.filter_map(|number| number.parse::<u64>().ok()).sum();
     Duration::from_millis(10 * hundredths)
