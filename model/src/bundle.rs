@@ -261,14 +261,14 @@ fn check_hash(dir: &Path, part: &str, manifest: &Manifest) -> Result<()> {
 
 /// The head whose statements the prompt tells; None where it tells none.
 fn findings_head(manifest: &Manifest, encoder: &Weights) -> Result<Option<FindingsHead>> {
-    if manifest.evidence != Evidence::Findings {
+    if !manifest.evidence.tells_findings() {
         return Ok(None);
     }
     if manifest.findings.is_empty() {
         return Err(Error::Config {
             key: "findings",
             value: "none".to_owned(),
-            bound: "at least one where evidence is findings".to_owned(),
+            bound: "at least one where evidence tells findings".to_owned(),
         });
     }
     let features = manifest.encoder.features();

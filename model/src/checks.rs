@@ -11,15 +11,15 @@ use ecg::segment::Measurements;
 use words::Words;
 
 /// Above it no bradycardia, and below it no normal rate, beats a minute.
-pub(crate) const BRADYCARDIA_BPM: f32 = 60.0;
+const BRADYCARDIA_BPM: f32 = 60.0;
 /// Below it no tachycardia, and above it no normal rate, beats a minute.
-pub(crate) const TACHYCARDIA_BPM: f32 = 100.0;
+const TACHYCARDIA_BPM: f32 = 100.0;
 /// How far a rate may lie on the wrong side of a limit: readers round, and a rate drifts within ten seconds.
-pub(crate) const MARGIN_BPM: f32 = 5.0;
+const MARGIN_BPM: f32 = 5.0;
 /// How far a stated rate may be from the measured one, beats a minute.
 const STATED_MARGIN_BPM: f32 = 10.0;
 /// Below it a sinus rhythm or a normal ECG must be called slow, beats a minute: cardiologists call 50 to 60 either way.
-pub(crate) const SLOW_BPM: f32 = 50.0;
+const SLOW_BPM: f32 = 50.0;
 /// From it on a normal ECG must name what widens QRS, milliseconds: a complete bundle branch block (AHA/ACC/HRS 2009, part III).
 const WIDE_QRS_MS: f32 = 120.0;
 /// From it on a normal ECG must name QT, milliseconds by Fridericia: a long QT even without symptoms (ESC 2015).
@@ -67,6 +67,45 @@ const WIDE: [&str; 17] = [
 ];
 /// Words of QT.
 const LONG_QT: [&str; 3] = ["qt*", "repolari*", "long-qt"];
+
+/// What a text may call a measured heart rate without a contradiction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It must be called slow where nothing else explains it.
+    Slow,
+    /// It may be called slow.
+    Slowish,
+    /// It may be called neither slow nor fast.
+    Even,
+    /// It may be called fast.
+    Fastish,
+    /// It must be called fast where nothing else explains it.
+    Fast,
+}
+
+impl Pace {
+    /// Beats a minute -> what they may be called.
+    pub fn of(bpm: f32) -> Self {
+        match bpm {
+            ..SLOW_BPM => Pace::Slow,
+            bpm if bpm <= BRADYCARDIA_BPM + MARGIN_BPM => Pace::Slowish,
+            bpm if bpm > TACHYCARDIA_BPM + MARGIN_BPM => Pace::Fast,
+            bpm if bpm >= TACHYCARDIA_BPM - MARGIN_BPM => Pace::Fastish,
+            _ => Pace::Even,
+        }
+    }
+
+    /// As a prompt tells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Pace::Slow => "slow",
+            Pace::Slowish => "slowish",
+            Pace::Even => "even",
+            Pace::Fastish => "fastish",
+            Pace::Fast => "fast",
+        }
+    }
+}
 
 /// The contradictions between a text and the measurements, each a sentence; none where nothing is measured.
 pub fn contradictions(text: &str, measured: &Measurements) -> Vec<String> {
@@ -126,8 +165,9 @@ fn named_claim(words: &Words, at: usize, rate: f32) -> Option<&'static str> {
     let response = ["response", "rate"]
         .iter()
         .any(|what| words.go_on(at + 1, &["ventricular", what]) && !is_range);
-    let not_fast = rate < TACHYCARDIA_BPM - MARGIN_BPM;
-    let not_slow = rate > BRADYCARDIA_BPM + MARGIN_BPM;
+    let pace = Pace::of(rate);
+    let not_fast = matches!(pace, Pace::Slow | Pace::Slowish | Pace::Even);
+    let not_slow = matches!(pace, Pace::Even | Pace::Fastish | Pace::Fast);
     let claim = match words.at(at) {
         "bradycardia" | "bradycardic" if not_slow => "bradycardia",
         "tachycardia" | "tachycardic" if not_fast => "tachycardia",
@@ -144,10 +184,10 @@ fn named_claim(words: &Words, at: usize, rate: f32) -> Option<&'static str> {
 
 /// The claim of a text that should name a slow or fast rate and does not.
 fn unnamed_rate(words: &Words, rate: f32) -> Option<String> {
-    let (names, unnamed) = match rate {
-        ..SLOW_BPM => (&SLOW[..], "bradycardia"),
-        rate if rate > TACHYCARDIA_BPM + MARGIN_BPM => (&FAST[..], "tachycardia"),
-        _ => return None,
+    let (names, unnamed) = match Pace::of(rate) {
+        Pace::Slow => (&SLOW[..], "bradycardia"),
+        Pace::Fast => (&FAST[..], "tachycardia"),
+        Pace::Slowish | Pace::Even | Pace::Fastish => return None,
     };
     let states_rate = words.places().any(|at| words.stated_rate(at).is_some());
     if states_rate || words.name(names) || words.name(&OTHER_RHYTHMS) || words.say_dropped_beats() {

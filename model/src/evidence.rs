@@ -9,6 +9,8 @@ use std::str::FromStr;
 use ecg::segment::Measurements;
 use serde::{Deserialize, Serialize};
 
+use crate::checks::Pace;
+
 /// What a bundle's prompt tells the model beside the ECG.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -20,6 +22,8 @@ pub enum Evidence {
     Measurements,
     /// The measurements, and the statements that the encoder's head names.
     Findings,
+    /// As `Findings`, with a word beside the heart rate: how fast a text may call it (`checks::Pace`).
+    RatedFindings,
 }
 
 impl FromStr for Evidence {
@@ -30,7 +34,10 @@ impl FromStr for Evidence {
             "none" => Ok(Evidence::None),
             "measurements" => Ok(Evidence::Measurements),
             "findings" => Ok(Evidence::Findings),
-            _ => Err(format!("evidence is {name}: must be none, measurements or findings")),
+            "rated_findings" => Ok(Evidence::RatedFindings),
+            _ => Err(format!(
+                "evidence is {name}: must be none, measurements, findings or rated_findings"
+            )),
         }
     }
 }
@@ -41,6 +48,7 @@ impl fmt::Display for Evidence {
             Evidence::None => "none",
             Evidence::Measurements => "measurements",
             Evidence::Findings => "findings",
+            Evidence::RatedFindings => "rated_findings",
         })
     }
 }
@@ -48,12 +56,24 @@ impl fmt::Display for Evidence {
 impl Evidence {
     /// The words, or None where the prompt carries no evidence.
     pub fn words(self, measurements: &Measurements, named: &[&str]) -> Option<String> {
-        match self {
-            Evidence::None => None,
-            Evidence::Measurements => Some(measured(measurements)),
-            Evidence::Findings if named.is_empty() => Some(format!("{} findings none", measured(measurements))),
-            Evidence::Findings => Some(format!("{} findings {}", measured(measurements), named.join(" "))),
+        if self == Evidence::None {
+            return None;
         }
+        let mut text = measured(measurements, self == Evidence::RatedFindings);
+        if self.tells_findings() {
+            let names = if named.is_empty() {
+                "none".to_owned()
+            } else {
+                named.join(" ")
+            };
+            text = format!("{text} findings {names}");
+        }
+        Some(text)
+    }
+
+    /// Whether the prompt tells what a head names.
+    pub fn tells_findings(self) -> bool {
+        matches!(self, Evidence::Findings | Evidence::RatedFindings)
     }
 }
 
@@ -65,7 +85,7 @@ const QRS_STEP: f32 = 10.0;
 const QTC_STEP: f32 = 20.0;
 const AXIS_STEP: f32 = 15.0;
 
-fn measured(m: &Measurements) -> String {
+fn measured(m: &Measurements, with_pace: bool) -> String {
     let rr_sd_percent = m
         .rr_sd_ms
         .zip(m.heart_rate_bpm)
@@ -87,6 +107,13 @@ fn measured(m: &Measurements) -> String {
             None => write!(text, " {name} unknown"),
         }
         .expect("a String takes what is written");
+        if with_pace
+            && name == "rate"
+            && let Some(bpm) = value
+        {
+            text.push(' ');
+            text.push_str(Pace::of(bpm).word());
+        }
     }
     text.trim_start().to_owned()
 }
@@ -114,6 +141,24 @@ mod tests {
         let text = |named: &[&str]| Evidence::Findings.words(&Measurements::default(), named).unwrap();
         assert!(text(&["sr", "lvh"]).ends_with("axis unknown findings sr lvh"));
         assert!(text(&[]).ends_with("axis unknown findings none"));
+    }
+
+    #[test]
+    fn a_rated_prompt_says_how_fast_the_measured_rate_may_be_called() {
+        let text = |bpm| {
+            let m = Measurements {
+                heart_rate_bpm: bpm,
+                ..Measurements::default()
+            };
+            Evidence::RatedFindings.words(&m, &["afib"]).unwrap()
+        };
+        // by the rate itself, not by the rounded one
+        assert!(text(Some(49.9)).starts_with("rate 50 slow rr"));
+        assert!(text(Some(50.0)).starts_with("rate 50 slowish rr"));
+        assert!(text(Some(91.0)).starts_with("rate 90 even rr"));
+        assert!(text(None).starts_with("rate unknown rr"));
+        assert!(text(Some(f32::NAN)).starts_with("rate unknown rr"));
+        assert!(text(Some(120.0)).ends_with("axis unknown findings afib"));
     }
 
     #[test]

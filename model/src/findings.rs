@@ -6,7 +6,7 @@
 use candle_core::{D, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::checks::{BRADYCARDIA_BPM, MARGIN_BPM, SLOW_BPM, TACHYCARDIA_BPM};
+use crate::checks::Pace;
 use crate::error::{Error, Result};
 use crate::layers::Linear;
 use crate::meit::EcgInput;
@@ -146,12 +146,12 @@ const SINUS: [&str; 3] = ["sr", "sbrad", "stach"];
 
 /// Those of [`SINUS`] that a heart rate allows by the bounds of `checks`, the likeliest first.
 fn sinus_at(bpm: f32) -> &'static [&'static str] {
-    match bpm {
-        ..SLOW_BPM => &["sbrad"],
-        bpm if bpm <= BRADYCARDIA_BPM + MARGIN_BPM => &["sr", "sbrad"],
-        bpm if bpm > TACHYCARDIA_BPM + MARGIN_BPM => &["stach"],
-        bpm if bpm >= TACHYCARDIA_BPM - MARGIN_BPM => &["sr", "stach"],
-        _ => &["sr"],
+    match Pace::of(bpm) {
+        Pace::Slow => &["sbrad"],
+        Pace::Slowish => &["sr", "sbrad"],
+        Pace::Even => &["sr"],
+        Pace::Fastish => &["sr", "stach"],
+        Pace::Fast => &["stach"],
     }
 }
 

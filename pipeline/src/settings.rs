@@ -127,8 +127,8 @@ pub struct TrainSettings {
     /// Prompt of every sample.
     #[arg(long, default_value = "write the report of this ecg")]
     pub prompt: String,
-    /// What the prompt tells beside the ECG: none, measurements, or findings as well.
-    #[arg(long, default_value_t = Evidence::Findings)]
+    /// What the prompt tells beside the ECG: none, measurements, findings as well, or rated_findings: a word for the rate too.
+    #[arg(long, default_value_t = Evidence::RatedFindings)]
     pub evidence: Evidence,
     /// Probability that a training step shows a recording without its evidence.
     #[arg(long, default_value_t = 0.15)]
@@ -242,7 +242,7 @@ impl TrainSettings {
             positives_min: 3,
             validate_every: 2,
             prompt: "write the report of this ecg".to_owned(),
-            evidence: Evidence::Findings,
+            evidence: Evidence::RatedFindings,
             evidence_dropout: 0.15,
             finding_missed: 0.3,
             finding_made_up: 0.3,

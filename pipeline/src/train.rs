@@ -12,7 +12,6 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::evidence::Evidence;
 use model::findings::{Finding, named, stacked};
 use model::meit::Meit;
 use model::mode::{Mode, Training};
@@ -62,9 +61,10 @@ pub fn run(
         return Ok(None);
     }
     trainer.params.restore(&trainer.checkpoints.best())?;
-    let findings = match settings.evidence {
-        Evidence::Findings => trainer.seen()?.findings,
-        Evidence::None | Evidence::Measurements => Vec::new(),
+    let findings = if settings.evidence.tells_findings() {
+        trainer.seen()?.findings
+    } else {
+        Vec::new()
     };
     export(&trainer.params, settings, &trainer.language, findings, out).map(Some)
 }
@@ -218,11 +218,11 @@ impl<'a> Trainer<'a> {
 
     fn text_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
         let told = picked.iter().map(|&i| &self.data.text[i]);
-        let rows = match self.settings.evidence {
-            Evidence::Findings => self.rows(told, &mut step_rng(self.settings.seed, STAGE_TEXT, step))?,
-            Evidence::None | Evidence::Measurements => told
-                .map(|told| Ok(self.data.bare(told)?))
-                .collect::<anyhow::Result<_>>()?,
+        let rows = if self.settings.evidence.tells_findings() {
+            self.rows(told, &mut step_rng(self.settings.seed, STAGE_TEXT, step))?
+        } else {
+            told.map(|told| Ok(self.data.bare(told)?))
+                .collect::<anyhow::Result<_>>()?
         };
         let training = Training::new(self.settings.dropout, step_rng(self.settings.seed, STAGE_DROPOUT, step));
         let loss = self.language(&rows, None, &Mode::Train(&training))?;

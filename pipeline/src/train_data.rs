@@ -115,7 +115,7 @@ impl TrainingData {
         let train_set = set(&train)?;
         let mut text: Vec<Told> = training.par_iter().map(|s| told(s, Measurements::default())).collect();
         // the only evidence that the text stage tells
-        if settings.evidence == Evidence::Findings {
+        if settings.evidence.tells_findings() {
             let lent = rates::lend(&mut text, &train_set.told, &statements, settings.seed);
             eprintln!(
                 "{lent} of {} reports are told a rate of a recording with their rhythm",
