@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::fusion::{Fusion, Modules};
 use crate::layers::{wide, widen};
 use crate::lora::Adaptable;
+use crate::loss;
 use crate::mask::{Columns, Masks};
 use crate::mlp::Mlp;
 use crate::mode::Mode;
@@ -141,6 +142,19 @@ impl Decoder {
     ) -> candle_core::Result<Tensor> {
         let x = self.hidden(ids, prefix, cache, mode)?;
         widen(&self.head.forward(&x, mode)?)
+    }
+
+    /// Mean negative log likelihood of `targets` (B, T), which weigh `weights` (B, T), after each of `ids` (B, T): the
+    /// [`cross_entropy`](crate::loss::cross_entropy) of the logits, without them in memory where the head does not learn.
+    pub fn loss(
+        &self,
+        ids: &Tensor,
+        prefix: Option<&EcgPrefix>,
+        targets: (&Tensor, &Tensor),
+        mode: &Mode,
+    ) -> candle_core::Result<Tensor> {
+        let x = self.hidden(ids, prefix, &mut self.cache(), mode)?;
+        loss::after_head(&self.head, &x, targets, mode)
     }
 
     /// As [`Self::forward`], for the last position only: (B, V).

@@ -8,10 +8,15 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor};
 
+use crate::fused::{self, by_type, held, stored, values};
+use crate::panels::{Matrix, sum_of_products, times_transposed};
 use crate::product::{Rows, product};
 
 /// `x W^T`: x (N, I), weight (O, I) -> (N, O).
 pub fn matmul_t(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if learns_before(x, weight) {
+        return beside(x, weight);
+    }
     if x.track_op() && !weight.track_op() {
         return x.apply_op1(Frozen { weight: weight.t()? });
     }
@@ -20,6 +25,62 @@ pub fn matmul_t(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         x.apply_op2_no_bwd(weight, &Served)
     } else {
         x.matmul(&weight.t()?)
+    }
+}
+
+/// True where [`beside`] takes a layer: its input learns, its weight does not.
+pub(crate) fn learns_before(x: &Tensor, weight: &Tensor) -> bool {
+    x.track_op() && fused::takes_frozen(x, [weight]) && weight.is_contiguous()
+}
+
+/// `x W^T` of every row of x (.., I) -> (.., O), on the CPU.
+pub(crate) fn beside(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Beside {
+        weight: weight.clone(),
+        back: false,
+    })
+}
+
+/// The shape of a layer's output, from its input's.
+pub(crate) fn with_width(input: &Layout, outputs: usize) -> Shape {
+    let mut dims = input.dims().to_vec();
+    *dims.last_mut().expect("a linear layer's input has at least one axis") = outputs;
+    Shape::from(dims)
+}
+
+/// A layer whose weight (O, I) has no gradient, in panels.
+struct Beside {
+    weight: Tensor,
+    /// From the gradient of the output (.., O) to that of the input (.., I).
+    back: bool,
+}
+
+impl CustomOp1 for Beside {
+    fn name(&self) -> &'static str {
+        "frozen-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let weight = self.weight.storage_and_layout();
+        let (from, to) = if self.back {
+            (outputs, inputs)
+        } else {
+            (inputs, outputs)
+        };
+        let y = by_type!(x, T => {
+            let (x, w) = (Matrix::new(values::<T>(x, layout)?, from), Matrix::new(held::<T>(&weight)?, inputs));
+            stored(if self.back { sum_of_products(&[(x, w)]) } else { times_transposed(x, w, None) })
+        });
+        Ok((y, with_width(layout, to)))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let back = Self {
+            weight: self.weight.clone(),
+            back: !self.back,
+        };
+        grad.contiguous()?.apply_op1_no_bwd(&back).map(Some)
     }
 }
 
@@ -46,7 +107,7 @@ impl CustomOp2 for Served {
     }
 }
 
-/// Right-multiplies by `weight` (I, O), which has no gradient.
+/// Right-multiplies by `weight` (I, O), which has no gradient, on any device and in any type.
 struct Frozen {
     weight: Tensor,
 }

@@ -8,7 +8,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{D, DType, Module, Result, Tensor};
 
 use crate::error::Result as ModelResult;
-use crate::frozen::matmul_t;
+use crate::frozen::{beside, learns_before, matmul_t};
 use crate::weights::Weights;
 
 /// `x W^T + b` over the last axis.
@@ -86,6 +86,12 @@ impl Linear {
     /// (.., I) -> (.., O).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (outputs, inputs) = self.dims()?;
+        if let Weight::Dense(weight) = &self.weight
+            && learns_before(x, weight)
+        {
+            let y = beside(x, weight)?;
+            return self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias));
+        }
         let mut shape = x.dims().to_vec();
         let rows = x.contiguous()?.reshape(((), inputs))?;
         let y = match &self.weight {

@@ -43,6 +43,7 @@ mod mlp;
 pub mod mode;
 pub mod morphology;
 pub mod norm;
+mod panels;
 pub mod prefix;
 mod product;
 pub mod projection;

@@ -58,6 +58,12 @@ impl Projection {
         self.linear = linear;
     }
 
+    /// The weight (O, I) of a layer that is a product alone.
+    pub(crate) fn plain(&self) -> Option<&Tensor> {
+        let plain = self.shares.is_empty() && self.linear.bias().is_none();
+        self.linear.weight().filter(|_| plain)
+    }
+
     pub(crate) fn has_shares(&self) -> bool {
         !self.shares.is_empty()
     }
@@ -115,14 +121,8 @@ impl Share {
         if !(trains && plain && alike && fused::takes_frozen(x, [weight])) {
             return Ok(None);
         }
-        let (outputs, inputs) = weight.dims2()?;
-        let mut shape = x.dims().to_vec();
-        *shape.last_mut().expect("a linear layer's input has at least one axis") = outputs;
         let (weight, scale) = (weight.clone(), self.scale);
-        let rows = x.contiguous()?.reshape(((), inputs))?;
-        rows.apply_op3(a, b, Adapted { weight, scale })?
-            .reshape(shape)
-            .map(Some)
+        x.contiguous()?.apply_op3(a, b, Adapted { weight, scale }).map(Some)
     }
 
     /// `y + scale f(x)` in this share's rows, computed in the adapter's type and added in y's.

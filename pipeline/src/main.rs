@@ -4,11 +4,12 @@ use clap::Parser;
 
 /// Tensors are large and short-lived; the system allocator returns and faults their pages at every operation.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: pipeline::allocator::MiMalloc = pipeline::allocator::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
     // SAFETY: nothing has started a thread yet
     unsafe { model::threads::settle() };
+    pipeline::allocator::settle();
     service::telemetry::init_tracing("info");
     pipeline::cli::Cli::parse().run()
 }

@@ -32,6 +32,20 @@ pub fn logits(backbone: &Backbone, batch: &TokenBatch, e: Option<&Tensor>, mode:
     }
 }
 
+/// The [`language_loss`] of a batch's [`logits`], which a decoder whose head does not learn never has in memory together.
+///
+/// # Errors
+/// As [`logits`].
+pub fn loss(backbone: &Backbone, batch: &TokenBatch, e: Option<&Tensor>, mode: &Mode) -> Result<Tensor> {
+    match (backbone, &batch.source) {
+        (Backbone::Decoder(decoder), None) => {
+            let prefix = e.map(|e| decoder.prefix_in(e, mode)).transpose()?;
+            decoder.loss(&batch.inputs, prefix.as_ref(), (&batch.targets, &batch.mask), mode)
+        }
+        _ => language_loss(&logits(backbone, batch, e, mode)?, batch),
+    }
+}
+
 /// Mean negative log likelihood of the masked targets: logits (B, T, V) -> scalar.
 pub fn language_loss(logits: &Tensor, batch: &TokenBatch) -> Result<Tensor> {
     cross_entropy(logits, &batch.targets, &batch.mask)

@@ -34,12 +34,20 @@ impl AdamW {
             Some(pair) => pair,
             None => (grad.zeros_like()?, grad.zeros_like()?),
         };
-        let m = ((m * BETA1)? + (grad * (1.0 - BETA1))?)?;
-        let v = ((v * BETA2)? + (grad.sqr()? * (1.0 - BETA2))?)?;
-        let m_hat = (&m / (1.0 - BETA1.powi(*step as i32)))?;
-        let v_hat = (&v / (1.0 - BETA2.powi(*step as i32)))?;
         let decay = if var.rank() >= 2 { 1.0 - lr * decay } else { 1.0 };
-        let moved = ((var.as_detached_tensor() * decay)? - (m_hat / (v_hat.sqrt()? + EPS)?)? * lr)?;
+        let rates = Rates {
+            lr,
+            decay,
+            m_share: 1.0 / (1.0 - BETA1.powi(*step as i32)),
+            v_share: 1.0 / (1.0 - BETA2.powi(*step as i32)),
+        };
+        let old = [&var.as_detached_tensor(), grad, &m, &v];
+        let in_one_pass = old.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32);
+        let [moved, m, v] = if in_one_pass {
+            rates.pass(old)?
+        } else {
+            rates.compose(old)?
+        };
         var.set(&moved)?;
         self.moments.insert(name.to_owned(), (m, v));
         Ok(())
@@ -113,6 +121,46 @@ impl AdamW {
     }
 }
 
+/// What one step does to every value of a variable.
+#[derive(Clone, Copy)]
+struct Rates {
+    lr: f64,
+    /// What is left of the variable itself.
+    decay: f64,
+    /// Factors that take the moments' bias towards zero away.
+    m_share: f64,
+    v_share: f64,
+}
+
+impl Rates {
+    /// The new variable, first and second moment, of the old ones and the gradient.
+    fn compose(self, [x, grad, m, v]: [&Tensor; 4]) -> candle_core::Result<[Tensor; 3]> {
+        let m = ((m * BETA1)? + (grad * (1.0 - BETA1))?)?;
+        let v = ((v * BETA2)? + (grad.sqr()? * (1.0 - BETA2))?)?;
+        let slope = ((&m * self.m_share)? / ((&v * self.v_share)?.sqrt()? + EPS)?)?;
+        let moved = ((x * self.decay)? - (slope * self.lr)?)?;
+        Ok([moved, m, v])
+    }
+
+    /// As [`Self::compose`], of f32 on the CPU, with the same operations on every value.
+    fn pass(self, tensors: [&Tensor; 4]) -> candle_core::Result<[Tensor; 3]> {
+        let shape = tensors[0].shape();
+        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+        let [x, grad, m, v] = tensors.map(values);
+        let (mut x, grad, mut m, mut v) = (x?, grad?, m?, v?);
+        let [b1, c1, b2, c2] = [BETA1, 1.0 - BETA1, BETA2, 1.0 - BETA2].map(|b| b as f32);
+        let [lr, decay, m_share, v_share, eps] =
+            [self.lr, self.decay, self.m_share, self.v_share, EPS].map(|rate| rate as f32);
+        for (((x, &g), m), v) in x.iter_mut().zip(&grad).zip(&mut m).zip(&mut v) {
+            *m = *m * b1 + g * c1;
+            *v = *v * b2 + g * g * c2;
+            *x = *x * decay - *m * m_share / ((*v * v_share).sqrt() + eps) * lr;
+        }
+        let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, &Device::Cpu);
+        Ok([tensor(x)?, tensor(m)?, tensor(v)?])
+    }
+}
+
 /// Euclidean norm of the gradients of `params` together.
 ///
 /// # Errors
@@ -157,6 +205,29 @@ mod tests {
         AdamW::default().update("w", &var, &Tensor::new(&[[3.0f32]], &Device::Cpu)?, 0.01, 0.0)?;
         let moved = var.to_vec2::<f32>()?[0][0];
         assert!((moved - 0.99).abs() < 1e-6, "{moved}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_step_in_one_pass_is_the_composed_one_bit_for_bit() -> candle_core::Result<()> {
+        let values = |seed: f32| {
+            Tensor::from_vec(
+                (0..77).map(|i| (i as f32 * seed).sin()).collect(),
+                (7, 11),
+                &Device::Cpu,
+            )
+        };
+        let (x, grad, m, v) = (values(0.7)?, values(1.3)?, values(0.4)?, values(2.1)?.sqr()?);
+        let rates = Rates {
+            lr: 3e-3,
+            decay: 0.999,
+            m_share: 1.7,
+            v_share: 9.1,
+        };
+        let old = [&x, &grad, &m, &v];
+        for (one, other) in rates.pass(old)?.iter().zip(rates.compose(old)?) {
+            assert_eq!(one.to_vec2::<f32>()?, other.to_vec2::<f32>()?);
+        }
         Ok(())
     }
 

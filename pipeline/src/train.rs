@@ -24,7 +24,7 @@ use crate::batch::{Order, Row, TokenBatch, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::dataset::PtbXl;
 use crate::export::{CLIP_MV, export};
-use crate::objective::{language_loss, logits};
+use crate::objective;
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::settings::TrainSettings;
@@ -298,8 +298,7 @@ impl<'a> Trainer<'a> {
         let (backbone, rows) = (&self.model.backbone, rows.iter().collect::<Vec<_>>());
         let batch = TokenBatch::of(&rows, backbone.start(), self.data.tokenizer.pad(), &self.device)?;
         let e = frames.map(|frames| self.model.projector.forward(frames, mode));
-        let logits = logits(backbone, &batch, e.transpose()?.as_ref(), mode)?;
-        Ok(language_loss(&logits, &batch)?)
+        Ok(objective::loss(backbone, &batch, e.transpose()?.as_ref(), mode)?)
     }
 
     /// Loss of the heads on training recordings, whose frames these are.

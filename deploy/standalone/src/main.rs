@@ -7,7 +7,7 @@ use standalone::{bench, demo, report};
 
 /// Tensors are large and short-lived; the system allocator returns and faults their pages at every operation.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: pipeline::allocator::MiMalloc = pipeline::allocator::MiMalloc;
 
 /// What stands under --help.
 const EXAMPLES: &str = "\
@@ -38,6 +38,7 @@ enum Meit {
 fn main() -> anyhow::Result<()> {
     // SAFETY: nothing has started a thread yet
     unsafe { model::threads::settle() };
+    pipeline::allocator::settle();
     service::telemetry::init_tracing("warn");
     match Arguments::parse().command {
         Some(Meit::Demo(arguments)) => demo::run(&arguments),

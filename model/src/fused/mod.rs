@@ -9,6 +9,7 @@ pub(crate) mod adapted;
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod gate;
+pub(crate) mod head;
 pub(crate) mod norm;
 pub(crate) mod rotary;
 #[cfg(test)]

@@ -160,6 +160,29 @@ fn cross_entropy_equals_the_composed_one_and_skips_what_weighs_nothing() -> Resu
     Ok(())
 }
 
+#[test]
+fn a_head_and_its_loss_equal_the_composed_ones_in_blocks() -> Result<()> {
+    let (b, t, c, v) = (2, 150, 13, 19); // more rows than a block
+    let (x, weight) = (random(&[b, t, c], 1.3)?, random(&[v, c], 0.9)?);
+    let targets = Tensor::from_vec((0..300u32).map(|i| i % 19).collect(), (b, t), &Device::Cpu)?;
+    let weights = Tensor::from_vec((0..300).map(|i| f64::from(i % 7) / 2.0).collect(), (b, t), &Device::Cpu)?;
+    let linear = crate::layers::Linear::new(weight.clone(), None);
+    let head = crate::projection::Projection::new("lm_head".to_owned(), linear);
+    let mode = crate::mode::Mode::Eval;
+    let after = |x: &Tensor| crate::loss::after_head(&head, x, (&targets, &weights), &mode);
+    let composed = |x: &Tensor| {
+        let logits = x.broadcast_matmul(&weight.t()?)?;
+        crate::loss::cross_entropy(&logits, &targets, &weights)
+    };
+    check(std::slice::from_ref(&x), |x| after(&x[0]), |x| composed(&x[0]));
+    assert_eq!(distance(&after(&x)?, &after(Var::from_tensor(&x)?.as_tensor())?)?, 0.0);
+    // what weighs nothing is not looked at
+    let hidden = weights.ne(0.0)?.to_dtype(DType::F64)?.unsqueeze(2)?;
+    let without = x.broadcast_mul(&hidden)?;
+    assert_eq!(distance(&after(&x)?, &after(&without)?)?, 0.0);
+    Ok(())
+}
+
 /// Two prefix columns that all see, then text that sees itself and what is before it.
 fn causal(t: usize, s: usize) -> Result<Tensor> {
     let visible = |i: usize, j: usize| j < s - t || j - (s - t) <= i;

@@ -27,7 +27,7 @@ use super::settings::{AdapterSettings, EncoderMode};
 use crate::batch::{Order, Row, TokenBatch, row, step_rng};
 use crate::checkpoint::{Checkpoints, State};
 use crate::manifest::{Dataset, Sample};
-use crate::objective::{language_loss, logits};
+use crate::objective::{self, language_loss};
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
 use crate::sources::{Origin, Split};
@@ -250,13 +250,13 @@ impl<'a> Learner<'a> {
                 Tensor::cat(&parts.collect::<anyhow::Result<Vec<_>>>()?, 0)?
             }
         };
-        let loss = |logits: &Tensor| language_loss(logits, &batch);
         if self.recipe.train.by_layer {
             let decoder = self.backbone.decoder()?;
             let prefix = decoder.prefix_in(&embedded, mode)?;
+            let loss = |logits: &Tensor| language_loss(logits, &batch);
             return Ok(decoder.backward_by_layer(&batch.inputs, Some(&prefix), mode, loss)?);
         }
-        let loss = loss(&logits(&self.backbone, &batch, Some(&embedded), mode)?)?;
+        let loss = objective::loss(&self.backbone, &batch, Some(&embedded), mode)?;
         let grads = loss.backward()?;
         Ok((loss, grads))
     }

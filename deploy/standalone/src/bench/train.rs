@@ -132,11 +132,11 @@ fn backward(decoder: &Decoder, ids: &Tensor, by_layer: bool) -> anyhow::Result<(
     let inputs = ids.narrow(1, 0, t - 1)?.contiguous()?;
     let targets = ids.narrow(1, 1, t - 1)?;
     let weights = targets.ones_like()?;
-    let loss = |logits: &Tensor| cross_entropy(logits, &targets, &weights);
     if by_layer {
+        let loss = |logits: &Tensor| cross_entropy(logits, &targets, &weights);
         return Ok(decoder.backward_by_layer(&inputs, None, &Mode::Eval, loss)?);
     }
-    let loss = loss(&decoder.forward(&inputs, None, &mut decoder.cache(), &Mode::Eval)?)?;
+    let loss = decoder.loss(&inputs, None, (&targets, &weights), &Mode::Eval)?;
     let grads = loss.backward()?;
     Ok((loss, grads))
 }

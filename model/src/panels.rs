@@ -1,0 +1,511 @@
+//! Products of many rows with weights, for training.
+//!
+//! Place: under `frozen` and `fused`, where a batch of tokens learns. One side is laid out in panels, whose values at one place
+//! lie side by side in lanes; the other is read where it lies, a value at a time. Weights come as they are in both directions, so no
+//! transposed copy of them is kept or made. Invariant: an output is the sum of its products in their order, so its bits do not
+//! depend on the other rows, the number of threads, or the processor's instruction set.
+
+use rayon::prelude::*;
+
+use crate::wide::{LANES, Real, Vector, Wide, vector, wide};
+
+/// Values of a panel at one place.
+const PANEL: usize = 4 * LANES;
+/// Rows that are read beside a panel at a time.
+const ROWS: usize = 6;
+/// Outputs of a task: a whole number of [`ROWS`].
+const BAND: usize = 8 * ROWS;
+/// Places of a panel that stay in a core's second-level cache.
+const DEPTH: usize = 1024;
+
+/// Rows of a task whose outputs are few: a whole number of [`ROWS`].
+const TALL: usize = 16 * ROWS;
+
+/// A matrix whose rows lie one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    pub values: &'a [T],
+    pub width: usize,
+}
+
+impl<'a, T: Real> Matrix<'a, T> {
+    pub fn new(values: &'a [T], width: usize) -> Self {
+        Self { values, width }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    fn rows_from(self, first: usize, count: usize) -> Self {
+        let values = &self.values[first * self.width..][..count * self.width];
+        Self { values, ..self }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [T] {
+        &self.values[row * self.width..][..self.width]
+    }
+
+    /// (N, width) -> (width, N).
+    pub fn transposed(&self) -> Vec<T> {
+        let rows = self.rows();
+        let mut y = vec![T::zero(); self.values.len()];
+        for (n, row) in self.values.chunks(self.width).enumerate() {
+            for (k, &value) in row.iter().enumerate() {
+                y[k * rows + n] = value;
+            }
+        }
+        y
+    }
+}
+
+/// What an adapter adds to a product: `scale (x a^T) b^T`, a (R, I), b (O, R).
+#[derive(Clone, Copy)]
+pub(crate) struct LowRank<'a, T> {
+    pub a: Matrix<'a, T>,
+    pub b: Matrix<'a, T>,
+    pub scale: T,
+}
+
+/// `x w^T`, and what an adapter adds: x (N, I), w (O, I) -> (N, O).
+pub(crate) fn times_transposed<T: Real>(x: Matrix<T>, w: Matrix<T>, adapter: Option<LowRank<T>>) -> Vec<T> {
+    let (n, outputs) = (x.rows(), w.rows());
+    let panels: Vec<Vec<T>> = (0..n.div_ceil(PANEL))
+        .into_par_iter()
+        .map(|p| {
+            wide(Pack {
+                x,
+                first: p * PANEL,
+                adapter,
+            })
+        })
+        .collect();
+    let mut y = vec![T::zero(); n * outputs];
+    in_bands(&mut y, outputs, BAND, |first, y| {
+        for (panel, y) in panels.iter().zip(y.chunks_mut(PANEL)) {
+            wide(Forward {
+                panel,
+                w,
+                adapter,
+                first,
+                y,
+            });
+        }
+    });
+    y
+}
+
+/// The sum of products `x w`: each x (N, I), w (I, O) -> (N, O). I may differ.
+pub(crate) fn sum_of_products<T: Real>(products: &[(Matrix<T>, Matrix<T>)]) -> Vec<T> {
+    let (n, outputs) = (products[0].0.rows(), products[0].1.width);
+    let mut y = vec![T::zero(); n * outputs];
+    let add = |from: usize, first: usize, y: &mut [&mut [T]]| {
+        for &(x, w) in products {
+            let x = x.rows_from(from, y.len());
+            for depth in (0..x.width).step_by(DEPTH) {
+                wide(Direct { x, w, first, depth, y });
+            }
+        }
+    };
+    if outputs <= PANEL {
+        // one band: its rows are shared between the cores
+        let parts = y.par_chunks_mut(TALL * outputs).enumerate();
+        parts.for_each(|(i, y)| add(i * TALL, 0, &mut y.chunks_mut(outputs).collect::<Vec<_>>()));
+    } else {
+        in_bands(&mut y, outputs, PANEL, |first, y| add(0, first, y));
+    }
+    y
+}
+
+/// Calls `fill` for each band of columns of y, on every core, with the band's first column and its part of each row.
+fn in_bands<T: Real>(y: &mut [T], width: usize, band: usize, fill: impl Fn(usize, &mut [&mut [T]]) + Sync) {
+    let mut bands: Vec<Vec<&mut [T]>> = Vec::new();
+    bands.resize_with(width.div_ceil(band), || Vec::with_capacity(y.len() / width));
+    for row in y.chunks_mut(width) {
+        for (part, of_band) in row.chunks_mut(band).zip(&mut bands) {
+            of_band.push(part);
+        }
+    }
+    let bands = bands.par_iter_mut().enumerate();
+    bands.for_each(|(i, rows)| fill(i * band, rows));
+}
+
+/// Lanes that hold `n` values.
+fn lanes(n: usize) -> usize {
+    n.next_multiple_of(LANES)
+}
+
+/// `sums` and what the places of a panel add for R rows, which have as many values as the panel has places.
+///
+/// The panel's values at a place start every `stride`; Z vectors of them are read.
+#[inline(always)]
+fn with_tile<T: Real, V: Vector<T>, const R: usize, const Z: usize>(
+    mut sums: [[V; Z]; R],
+    panel: &[T],
+    stride: usize,
+    rows: [&[T]; R],
+) -> [[V; Z]; R] {
+    let depth = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == depth));
+    assert!(depth == 0 || panel.len() >= (depth - 1) * stride + Z * LANES);
+    for k in 0..depth {
+        // SAFETY: k is below the depth, and the panel is as long as the lines above say
+        let values = unsafe { panel.get_unchecked(k * stride..k * stride + Z * LANES) };
+        let values: [V; Z] = std::array::from_fn(|z| vector(values, z * LANES));
+        for r in 0..R {
+            // SAFETY: every row has this depth
+            let x = V::load(&[unsafe { *rows[r].get_unchecked(k) }; LANES]);
+            for z in 0..Z {
+                sums[r][z] = x.mul_add(values[z], sums[r][z]);
+            }
+        }
+    }
+    sums
+}
+
+/// Rows of a matrix from `first` on; the last one again where there are no more.
+#[inline(always)]
+fn some_rows<'a, T: Real>(m: Matrix<'a, T>, first: usize) -> [&'a [T]; ROWS] {
+    let last = m.rows() - 1;
+    std::array::from_fn(|r| m.row((first + r).min(last)))
+}
+
+/// Calls `$run` with Z, a number of vectors that fits into registers, for parts of a panel of `$width` values.
+macro_rules! by_vectors {
+    ($N:ident, $width:expr, $at:ident, $Z:ident => $run:expr) => {
+        let (width, mut $at) = ($width, 0);
+        while $at < width {
+            match (width - $at) / LANES {
+                4.. if $N >= 4 => {
+                    const $Z: usize = 4;
+                    $run;
+                    $at += 4 * LANES;
+                }
+                2.. if $N >= 4 => {
+                    const $Z: usize = 2;
+                    $run;
+                    $at += 2 * LANES;
+                }
+                _ => {
+                    const $Z: usize = 1;
+                    $run;
+                    $at += LANES;
+                }
+            }
+        }
+    };
+}
+
+/// Rows of x from `first` on, at most [`PANEL`], in a panel, with the adapter's inner values behind them.
+struct Pack<'a, T> {
+    x: Matrix<'a, T>,
+    first: usize,
+    adapter: Option<LowRank<'a, T>>,
+}
+
+impl<T: Real> Wide for Pack<'_, T> {
+    type Value = T;
+    type Output = Vec<T>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>, const N: usize>(self) -> Vec<T> {
+        let (x, inputs) = (self.x, self.x.width);
+        let count = PANEL.min(x.rows() - self.first);
+        let width = lanes(count);
+        let rank = self.adapter.map_or(0, |adapter| adapter.a.rows());
+        let mut panel = vec![T::zero(); (inputs + rank) * width];
+        for from in (0..inputs).step_by(LANES) {
+            let to = inputs.min(from + LANES);
+            for n in 0..count {
+                let row = &x.row(self.first + n)[from..to];
+                for (k, &value) in row.iter().enumerate() {
+                    panel[(from + k) * width + n] = value;
+                }
+            }
+        }
+        let (panel_x, low) = panel.split_at_mut(inputs * width);
+        if let Some(LowRank { a, scale, .. }) = self.adapter {
+            for first in (0..rank).step_by(ROWS) {
+                let rows = some_rows(a, first);
+                by_vectors!(N, width, at, Z => {
+                    let sums = [[V::load(&[T::zero(); LANES]); Z]; ROWS];
+                    let sums = with_tile(sums, &panel_x[at..], width, rows);
+                    for (r, sums) in sums.into_iter().enumerate().take(rank - first) {
+                        for (z, sum) in sums.into_iter().enumerate() {
+                            let y = &mut low[(first + r) * width + at + z * LANES..][..LANES];
+                            y.copy_from_slice(&sum.lanes().map(|sum| sum * scale));
+                        }
+                    }
+                });
+            }
+        }
+        panel
+    }
+}
+
+/// A band of outputs of one panel.
+struct Forward<'a, 'y, T> {
+    panel: &'a [T],
+    w: Matrix<'a, T>,
+    adapter: Option<LowRank<'a, T>>,
+    first: usize,
+    y: &'a mut [&'y mut [T]],
+}
+
+impl<T: Real> Wide for Forward<'_, '_, T> {
+    type Value = T;
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<T>, const N: usize>(self) {
+        let (w, width, count) = (self.w, lanes(self.y.len()), self.y[0].len());
+        let (x, low) = self.panel.split_at(w.width * width);
+        // rows of outputs, written whole at the end: a tile's lie apart
+        let mut outputs = [T::zero(); PANEL * BAND];
+        for o in (0..count).step_by(ROWS) {
+            let rows = some_rows(w, self.first + o);
+            let rows_b = self.adapter.map(|adapter| some_rows(adapter.b, self.first + o));
+            by_vectors!(N, width, at, Z => {
+                let sums = [[V::load(&[T::zero(); LANES]); Z]; ROWS];
+                let mut sums = with_tile(sums, &x[at..], width, rows);
+                if let Some(rows) = rows_b {
+                    sums = with_tile(sums, &low[at..], width, rows);
+                }
+                for (r, sums) in sums.into_iter().enumerate() {
+                    for (z, sum) in sums.into_iter().enumerate() {
+                        for (l, value) in sum.lanes().into_iter().enumerate() {
+                            outputs[(at + z * LANES + l) * BAND + o + r] = value;
+                        }
+                    }
+                }
+            });
+        }
+        for (y, outputs) in self.y.iter_mut().zip(outputs.chunks(BAND)) {
+            y.copy_from_slice(&outputs[..count]);
+        }
+    }
+}
+
+/// Adds to a band of outputs, at most [`PANEL`], the products of [`DEPTH`] inputs.
+struct Direct<'a, 'y, T> {
+    x: Matrix<'a, T>,
+    w: Matrix<'a, T>,
+    first: usize,
+    depth: usize,
+    y: &'a mut [&'y mut [T]],
+}
+
+impl<T: Real> Wide for Direct<'_, '_, T> {
+    type Value = T;
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<T>, const N: usize>(self) {
+        let (x, w, y) = (self.x, self.w, self.y);
+        let (n, count) = (y.len(), y[0].len());
+        let (width, inputs) = (lanes(count), DEPTH.min(x.width - self.depth));
+        let mut panel = vec![T::zero(); inputs * width];
+        for (k, panel) in panel.chunks_mut(width).enumerate() {
+            panel[..count].copy_from_slice(&w.row(self.depth + k)[self.first..][..count]);
+        }
+        for first in (0..n).step_by(ROWS) {
+            let rows = some_rows(x, first).map(|row| &row[self.depth..][..inputs]);
+            let of_tile = &mut y[first..n.min(first + ROWS)];
+            by_vectors!(N, width, at, Z => {
+                let mut sums = [[V::load(&[T::zero(); LANES]); Z]; ROWS];
+                for (sums, y) in sums.iter_mut().zip(&*of_tile) {
+                    for (z, sum) in sums.iter_mut().enumerate() {
+                        *sum = loaded(y, at + z * LANES);
+                    }
+                }
+                let sums = with_tile(sums, &panel[at..], width, rows);
+                for (sums, y) in sums.into_iter().zip(&mut *of_tile) {
+                    for (z, sum) in sums.into_iter().enumerate() {
+                        store(sum, y, at + z * LANES);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Values of a row from a place on, zeros where it has ended.
+#[inline(always)]
+fn loaded<T: Real, V: Vector<T>>(row: &[T], at: usize) -> V {
+    if at + LANES <= row.len() {
+        return vector(row, at);
+    }
+    let mut values = [T::zero(); LANES];
+    let rest = &row[at.min(row.len())..];
+    values[..rest.len()].copy_from_slice(rest);
+    V::load(&values)
+}
+
+/// As [`loaded`], the other way.
+#[inline(always)]
+fn store<T: Real, V: Vector<T>>(values: V, row: &mut [T], at: usize) {
+    let end = row.len().min(at + LANES);
+    let from = at.min(end);
+    row[from..end].copy_from_slice(&values.lanes()[..end - from]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wide::Lanes;
+
+    fn values(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * seed).sin()).collect()
+    }
+
+    /// Rows, inputs, outputs and rank around lanes, tiles, panels, bands and depths.
+    const SIZES: [(usize, usize, usize, usize); 6] = [
+        (1, 1, 1, 1),
+        (5, 17, 7, 2),
+        (63, 40, 49, 16),
+        (65, 15, 130, 6),
+        (101, 1030, 65, 3),
+        (200, 33, 64, 7),
+    ];
+
+    struct Case {
+        x: Vec<f32>,
+        w: Vec<f32>,
+        a: Vec<f32>,
+        b: Vec<f32>,
+        grad: Vec<f32>,
+    }
+
+    impl Case {
+        fn of((n, i, o, r): (usize, usize, usize, usize)) -> Self {
+            Self {
+                x: values(n * i, 0.37),
+                w: values(o * i, 0.73),
+                a: values(r * i, 0.21),
+                b: values(o * r, 0.31),
+                grad: values(n * o, 0.11),
+            }
+        }
+
+        /// The layer forward, then the gradient of its input.
+        fn run(&self, (_, i, o, r): (usize, usize, usize, usize)) -> [Vec<f32>; 2] {
+            let (x, w) = (Matrix::new(&self.x, i), Matrix::new(&self.w, i));
+            let (a, b) = (Matrix::new(&self.a, i), Matrix::new(&self.b, r));
+            let y = times_transposed(x, w, Some(LowRank { a, b, scale: 0.5 }));
+            let grad = Matrix::new(&self.grad, o);
+            let low = sum_of_products(&[(grad, b)]);
+            [y, sum_of_products(&[(grad, w), (Matrix::new(&low, r), a)])]
+        }
+    }
+
+    #[test]
+    fn products_are_sums_of_products() {
+        for (n, i, o, r) in SIZES {
+            let case = Case::of((n, i, o, r));
+            let [y, dx] = case.run((n, i, o, r));
+            let at = |v: &[f32], width: usize, row: usize, column: usize| f64::from(v[row * width + column]);
+            for (k, &got) in y.iter().enumerate() {
+                let (row, output) = (k / o, k % o);
+                let own: f64 = (0..i).map(|j| at(&case.x, i, row, j) * at(&case.w, i, output, j)).sum();
+                let low = |l| {
+                    (0..i)
+                        .map(|j| at(&case.x, i, row, j) * at(&case.a, i, l, j))
+                        .sum::<f64>()
+                };
+                let change: f64 = (0..r).map(|l| low(l) * at(&case.b, r, output, l)).sum();
+                let exact = own + 0.5 * change;
+                assert!(
+                    (f64::from(got) - exact).abs() < 2e-4 * exact.abs().max(1.0),
+                    "{n} {i} {o} {r} at {k}: {got} {exact}"
+                );
+            }
+            for (k, &got) in dx.iter().enumerate() {
+                let (row, input) = (k / i, k % i);
+                let own: f64 = (0..o)
+                    .map(|j| at(&case.grad, o, row, j) * at(&case.w, i, j, input))
+                    .sum();
+                let low = |l| {
+                    (0..o)
+                        .map(|j| at(&case.grad, o, row, j) * at(&case.b, r, j, l))
+                        .sum::<f64>()
+                };
+                let change: f64 = (0..r).map(|l| low(l) * at(&case.a, i, l, input)).sum();
+                let exact = own + change;
+                assert!(
+                    (f64::from(got) - exact).abs() < 2e-4 * exact.abs().max(1.0),
+                    "{n} {i} {o} {r} at {k}: {got} {exact}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn neither_the_number_of_threads_nor_the_other_rows_change_a_bit() {
+        for sizes in SIZES {
+            let (n, i, o, r) = sizes;
+            let case = Case::of(sizes);
+            let together = case.run(sizes);
+            for threads in [1, 2, 5] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                assert!(
+                    pool.install(|| case.run(sizes)) == together,
+                    "{sizes:?}, {threads} threads"
+                );
+            }
+            let last = Case {
+                x: case.x[(n - 1) * i..].to_vec(),
+                grad: case.grad[(n - 1) * o..].to_vec(),
+                ..Case::of(sizes)
+            };
+            let [y, dx] = last.run((1, i, o, r));
+            assert!(
+                y == together[0][(n - 1) * o..] && dx == together[1][(n - 1) * i..],
+                "{sizes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wider_instruction_set_changes_no_bit() {
+        for (n, i, o, _) in SIZES {
+            let (x, w, grad) = (values(n * i, 0.37), values(o * i, 0.73), values(n * o, 0.11));
+            let (x, w, grad) = (Matrix::new(&x, i), Matrix::new(&w, i), Matrix::new(&grad, o));
+            let (mut y, mut dx) = (vec![0f32; n * o], vec![0f32; n * i]);
+            in_bands(&mut y, o, BAND, |first, y| {
+                for (p, y) in y.chunks_mut(PANEL).enumerate() {
+                    let pack = Pack {
+                        x,
+                        first: p * PANEL,
+                        adapter: None,
+                    };
+                    let panel = &pack.run::<Lanes<f32>, 2>();
+                    let band = Forward {
+                        panel,
+                        w,
+                        adapter: None,
+                        first,
+                        y,
+                    };
+                    band.run::<Lanes<f32>, 2>();
+                }
+            });
+            in_bands(&mut dx, i, PANEL, |first, y| {
+                for depth in (0..o).step_by(DEPTH) {
+                    Direct {
+                        x: grad,
+                        w,
+                        first,
+                        depth,
+                        y,
+                    }
+                    .run::<Lanes<f32>, 2>();
+                }
+            });
+            assert!(
+                y == times_transposed(x, w, None) && dx == sum_of_products(&[(grad, w)]),
+                "{n} {i} {o}"
+            );
+        }
+    }
+}
