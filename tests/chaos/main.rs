@@ -65,13 +65,13 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     service::telemetry::init_tracing("warn");
     let arguments = Arguments::parse();
-    let Some(broker) = RealBroker::start() else {
+    let Some(brokers) = RealBroker::cluster(1) else {
         return Ok(());
     };
     let base: BedsideSettings = service::settings::load("bedside", None)?;
     let kafka = KafkaSettings {
         partitions: 8,
-        ..broker.settings(&base.kafka)
+        ..brokers[0].settings(&base.kafka)
     };
     create_topics(&kafka, topic::KEPT).await.context("create topics")?;
     let start = Instant::now();

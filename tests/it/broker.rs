@@ -30,18 +30,10 @@ fn root() -> PathBuf {
 }
 
 impl RealBroker {
-    /// Starts one; `None`, with a printed line, where java or maven is missing.
+    /// Starts a cluster of so many; `None`, with a printed line, where java or maven is missing.
     ///
     /// # Panics
-    /// When they are there and the broker does not start.
-    pub fn start() -> Option<Self> {
-        Self::cluster(1).and_then(|mut brokers| brokers.pop())
-    }
-
-    /// Starts a cluster of so many; `None` as there.
-    ///
-    /// # Panics
-    /// As there.
+    /// When they are there and a broker does not start.
     pub fn cluster(size: usize) -> Option<Vec<Self>> {
         for tool in ["java", "mvn"] {
             let found = Command::new(tool)
