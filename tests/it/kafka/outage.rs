@@ -14,8 +14,9 @@ use ecg::window::Windower;
 use node::metrics::NodeSummary;
 use prometheus::Registry;
 use service::kafka::KafkaSettings;
-use service::kafka::cluster::Cluster;
+use service::kafka::cluster::{Cluster, ClusterError, create_topics};
 use service::kafka::commit::{CommitError, Committer};
+use service::kafka::config::SecurityProtocol;
 use service::kafka::sink::Sink;
 use service::kafka::source::Source;
 use service::shutdown::Shutdown;
@@ -268,4 +269,22 @@ async fn fault_38_a_batch_that_no_broker_takes_in_time_is_an_error_and_is_writte
     assert_eq!(written, [true]);
     assert_eq!(bench.committed(topic::REPORTS, 1).await[0].value, b"held");
     source.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_login_that_the_broker_refuses_ends_and_does_not_wait_for_the_cluster() {
+    let Some(bench) = Bench::start().await else { return };
+    let kafka = KafkaSettings {
+        security_protocol: SecurityProtocol::SaslPlaintext,
+        sasl_username: "nobody".to_owned(),
+        outage_max_ms: 3_600_000,
+        ..bench.kafka.clone()
+    };
+    let answered = tokio::time::timeout(WAIT_MAX, create_topics(&kafka, topic::KEPT)).await;
+    let refused = answered.expect("ends long before the hour is over").unwrap_err();
+    let ClusterError::Refused { brokers, reason } = &refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(*brokers, kafka.brokers);
+    assert!(reason.contains("SASL"), "{reason}");
 }

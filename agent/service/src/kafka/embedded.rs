@@ -2,7 +2,7 @@
 //!
 //! Place: instead of Apache Kafka in the demo and in tests. Its limits: a partition is a ring of 5 MiB that drops its oldest
 //! records in silence (the source reports the gap), nothing is kept after the process, there is no admin API, and
-//! transactions succeed without effect; [`super::cluster::identify`] recognises it.
+//! transactions succeed without effect; [`super::cluster::create_topics`] recognises it.
 //! Invariant: it lives as long as this handle; its port is random.
 
 use rdkafka::ClientConfig;
