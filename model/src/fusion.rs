@@ -4,6 +4,7 @@
 //! the decoder sees one `EcgPrefix` a request, made once, and generation does not know the kind.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -26,9 +27,29 @@ pub enum Fusion {
     /// Projected tokens before the text, at the text's first positions. Source: LLaVA (arXiv 2304.08485).
     Input,
     /// Gated cross-attention and feed-forward before layers 0, k, 2k, ... Source: Flamingo (arXiv 2204.14198), figure 4.
-    CrossAttention { every: usize },
+    CrossAttention {
+        #[serde(default = "every_layer")]
+        every: usize,
+    },
     /// Projected tokens beside the output of an encoder-decoder's encoder; the only kind that such a base takes.
     Memory,
+}
+
+fn every_layer() -> usize {
+    1
+}
+
+impl FromStr for Fusion {
+    type Err = serde_json::Error;
+
+    /// A kind's name, or JSON as bundle.json has it.
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        if text.starts_with('{') {
+            serde_json::from_str(text)
+        } else {
+            serde_json::from_value(serde_json::json!({ "kind": text }))
+        }
+    }
 }
 
 impl Default for Fusion {
@@ -186,5 +207,27 @@ impl CrossBlock {
         let y = self.up.forward(&self.mlp_norm.forward(&x)?)?.gelu_erf()?;
         let y = self.down.forward(&y)?;
         &x + y.broadcast_mul(&self.mlp_gate.tanh()?)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fusion_is_given_by_its_kind_or_as_json() {
+        let of = |text: &str| text.parse::<Fusion>().unwrap();
+        assert_eq!(of("prefix"), Fusion::default());
+        assert_eq!(of("input"), Fusion::Input);
+        assert_eq!(of("cross-attention"), Fusion::CrossAttention { every: 1 });
+        assert_eq!(
+            of(r#"{"kind": "cross-attention", "every": 2}"#),
+            Fusion::CrossAttention { every: 2 }
+        );
+        let unknown = "prefixes".parse::<Fusion>().unwrap_err().to_string();
+        assert!(
+            unknown.contains("prefixes") && unknown.contains("cross-attention"),
+            "{unknown}"
+        );
     }
 }

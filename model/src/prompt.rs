@@ -14,13 +14,16 @@ pub const ASSISTANT: &str = "<|assistant|>";
 pub const STOP: &str = "</s>";
 pub const PAD: &str = "<pad>";
 
-/// The text before the report, with what was measured where the prompt carries it. The decoder continues it with the report
-/// and [`STOP`].
+/// The text before the report, with what was measured where the prompt carries it; the markers alone where there is neither. The
+/// decoder continues it with the report and [`STOP`].
 pub fn instruction(prompt: &str, evidence: Option<&str>) -> String {
-    match evidence {
-        Some(evidence) => format!("{USER}: {prompt} {evidence} {ASSISTANT}:"),
-        None => format!("{USER}: {prompt} {ASSISTANT}:"),
-    }
+    let said = [prompt, evidence.unwrap_or_default()];
+    let said: String = said
+        .iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| format!(" {part}"))
+        .collect();
+    format!("{USER}:{said} {ASSISTANT}:")
 }
 
 /// The text that follows [`instruction`] in training.

@@ -2,9 +2,9 @@
 //!
 //! Place: the edge; everything behind it is a library call with a settings struct.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::benchmark::{self, BenchmarkArgs};
@@ -38,10 +38,18 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The whole job: curate, train, evaluate, promote. Goes on where an earlier start of the same run stopped.
+    /// The whole job: curate, train, evaluate, promote. Goes on where an earlier start stopped; without --run, earlier runs that have
+    /// no outcome come first.
     ///
     /// Example: meit-pipeline run --config config/pipeline.toml
-    Run(JobArgs),
+    Run {
+        #[command(flatten)]
+        job: JobArgs,
+        /// While another job has the lease, wait for its end instead of leaving the night to it: where a job that died is started again
+        /// elsewhere, as by Kubernetes.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Curate a data set with --dataset and --out, or the job's first step without.
     ///
     /// Example: meit-pipeline curate --dataset ptbxl:/data/ptbxl --prompts 256 --out dataset
@@ -78,13 +86,16 @@ enum Command {
         #[arg(long)]
         at: Option<At>,
     },
-    /// Remove a patient's samples from every curated data set, and leave the patient out from now on.
+    /// Remove a patient's samples from every run's data set, and leave the patient out from now on.
     Erase {
         #[command(flatten)]
         job: JobArgs,
         /// The patient's hash, as in the data sets' rows.
         #[arg(long)]
         patient_hash: String,
+        /// Another data set to remove the patient from, as of curate --out; may be repeated.
+        #[arg(long = "dataset", value_name = "DIR")]
+        datasets: Vec<PathBuf>,
     },
     /// Score hypothesis<TAB>reference pairs.
     ///
@@ -150,16 +161,19 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         let file = self.metrics_file;
         match self.command {
-            Command::Run(job) | Command::Promote(job) => {
-                metrics::recorded(file.as_deref(), "run", || night_cli::go(&job, Step::Promote))
-            }
+            Command::Run { job, wait } => metrics::recorded(file.as_deref(), "run", || night_cli::run(&job, wait)),
+            Command::Promote(job) => metrics::recorded(file.as_deref(), "run", || night_cli::go(&job, Step::Promote)),
             Command::Curate(args) => night_cli::curate(&args),
             Command::Train(args) => metrics::recorded(file.as_deref(), "train", || train(&args)),
             Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", || evaluate(&args)),
             Command::Rollback(job) => night_cli::rollback(&job),
             Command::Status { job, json } => night_cli::status(&job, json),
             Command::Daemon { job, at } => night_cli::daemon(&job, at, file.as_deref()),
-            Command::Erase { job, patient_hash } => night_cli::erase(&job, &patient_hash),
+            Command::Erase {
+                job,
+                patient_hash,
+                datasets,
+            } => night_cli::erase(&job, &patient_hash, &datasets),
             Command::Score(args) => score_file(&args),
             Command::Benchmark(args) => {
                 let set = test_set(&args.dataset, &args.folds, &args.settings)?;
@@ -187,6 +201,9 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let (Some(bundle), Some(dataset)) = (&args.bundle, &args.dataset) else {
         return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Evaluate);
     };
+    for path in [&args.json, &args.pairs].into_iter().flatten() {
+        check_place(path)?;
+    }
     let set = test_set(dataset, &args.folds, &args.settings)?;
     let report = evaluate::run(bundle, &set, &args.settings)?;
     if let Some(path) = &args.pairs {
@@ -198,6 +215,24 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         None => print!("{json}"),
     }
     print!("{}", report.table());
+    Ok(())
+}
+
+/// Finds out before minutes of work whether their result has a place.
+fn check_place(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    ensure!(
+        folder.is_dir(),
+        "{} cannot be written: {} is no directory",
+        path.display(),
+        folder.display()
+    );
+    ensure!(
+        !path.is_dir(),
+        "{} cannot be written: it is a directory",
+        path.display()
+    );
     Ok(())
 }
 

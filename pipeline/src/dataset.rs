@@ -154,11 +154,11 @@ impl PtbXl {
     }
 }
 
-/// Reports of report_en.csv; a reason against one is a drop.
+/// Reports of report_en.csv, by the text rules; a reason against one is a drop.
 fn given_reports(path: &Path) -> anyhow::Result<BTreeMap<u32, Result<String, Drop>>> {
     let report = |row: ReportRow| {
         let reason = match row.reason.as_str() {
-            "" => return (row.ecg_id, Ok(row.report_en.trim().to_lowercase())),
+            "" => return (row.ecg_id, text_rules::report([row.report_en.as_str()])),
             "empty" => Drop::NoReport,
             "boilerplate only" => Drop::Boilerplate,
             "translation incomplete" => Drop::Untranslated,
@@ -240,6 +240,18 @@ mod tests {
         }
         assert!(got.len() > 20, "{} reports are left", got.len());
         assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn given_reports_go_by_the_text_rules_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report_en.csv");
+        let table = "ecg_id,report_en,reason\n1,Sinus rhythm. nan. Normal EKG.,\n2,normal,\n3,,\n4,x,empty\n";
+        std::fs::write(&path, table).unwrap();
+        let given = given_reports(&path).unwrap();
+        assert_eq!(given[&1], Ok("sinus rhythm. normal ecg.".to_owned()));
+        assert_eq!((&given[&2], &given[&3]), (&Err(Drop::TooShort), &Err(Drop::NoReport)));
+        assert_eq!(given[&4], Err(Drop::NoReport));
     }
 
     #[test]

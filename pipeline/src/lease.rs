@@ -27,6 +27,13 @@ struct Entry {
     released: bool,
 }
 
+impl Entry {
+    /// True when it is not `asking`'s turn.
+    fn excludes(&self, asking: &Holder, now_us: i64) -> bool {
+        !self.released && self.until_us > now_us && self.holder != *asking && !self.holder.is_gone(asking)
+    }
+}
+
 /// The process that holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -38,9 +45,8 @@ pub struct Holder {
 impl Holder {
     /// This process, for a run.
     pub fn this(run: &str) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Self {
-            host: host.trim().to_owned(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             process: std::process::id(),
             run: run.to_owned(),
         }
@@ -48,7 +54,7 @@ impl Holder {
 
     /// True when the process surely ended: it ran on this host and is not there any more.
     fn is_gone(&self, asking: &Holder) -> bool {
-        self.host == asking.host && !Path::new(&format!("/proc/{}", self.process)).exists()
+        !self.host.is_empty() && self.host == asking.host && !Path::new(&format!("/proc/{}", self.process)).exists()
     }
 }
 
@@ -79,12 +85,7 @@ impl Lease {
     /// A registry that cannot be read or written.
     pub fn ask(store: &Arc<dyn Store>, holder: Holder, now_us: i64, length_us: i64) -> anyhow::Result<Asked> {
         let last = highest(&**store)?;
-        if let Some(held) = &last
-            && !held.released
-            && held.until_us > now_us
-            && held.holder != holder
-            && !held.holder.is_gone(&holder)
-        {
+        if let Some(held) = last.as_ref().filter(|held| held.excludes(&holder, now_us)) {
             return Ok(Asked::Held {
                 by: held.holder.clone(),
                 until_us: held.until_us,
@@ -177,6 +178,15 @@ impl Lease {
         self.store
             .put(&key(self.entry.token), &serde_json::to_vec_pretty(&self.entry)?)
     }
+}
+
+/// Who has the lease of a registry, if it is another process.
+///
+/// # Errors
+/// A registry that cannot be read.
+pub fn held(store: &Arc<dyn Store>, now_us: i64) -> anyhow::Result<Option<Holder>> {
+    let last = highest(&**store)?.filter(|held| held.excludes(&Holder::this(""), now_us));
+    Ok(last.map(|held| held.holder))
 }
 
 fn key(token: u64) -> String {

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use candle_core::Device;
 use model::bundle::Bundle;
-use model::registry::{Change, GENERATION, Generation};
+use model::registry::{Champion, Change, GENERATION, Generation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use service::kafka::KafkaSettings;
@@ -31,7 +31,7 @@ use store::disk;
 
 use self::evaluate::Exam;
 use self::export::Places;
-use self::files::{Outcome, Plan, Scores, Status, read_json};
+use self::files::{Outcome, PLAN, Plan, Scores, Status, read_json};
 use self::learner::{Ended, Learner, NotFinite, Recipe};
 use self::settings::PipelineSection;
 use crate::curate::{self, CurateSettings};
@@ -137,6 +137,9 @@ impl<'a> Night<'a> {
 
     fn steps(&self, until: Step, stop: &dyn Fn(u64) -> bool, lease: &RefCell<Lease>) -> anyhow::Result<Progress> {
         let plan = self.plan()?;
+        if let Some(reason) = self.overtaken(&plan)? {
+            return Ok(Progress::Ended(self.end(Status::Kept, vec![reason], None)?));
+        }
         let manifest = self.curate(&plan)?;
         let data = Dataset::open(&self.dir.join("dataset"))?;
         let signed = data
@@ -174,7 +177,7 @@ impl<'a> Night<'a> {
     }
 
     fn plan(&self) -> anyhow::Result<Plan> {
-        if let Some(plan) = self.read::<Plan>("plan.json")? {
+        if let Some(plan) = self.read::<Plan>(PLAN)? {
             ensure!(
                 plan.settings == *self.settings,
                 "run {} was started with other settings: go on with those, or name another run",
@@ -195,8 +198,23 @@ impl<'a> Night<'a> {
             base: export::base_of(&bundle),
             champion: self.registry.champion()?,
         };
-        self.write("plan.json", &plan)?;
+        self.write(PLAN, &plan)?;
         Ok(plan)
+    }
+
+    /// Why a run that was stopped cannot go on: another champion came meanwhile. While it runs none can, it has the lease.
+    fn overtaken(&self, plan: &Plan) -> anyhow::Result<Option<String>> {
+        let number = |champion: &Option<Champion>| champion.as_ref().map_or(0, |champion| champion.number);
+        let held = self.registry.champion()?;
+        let is_own = held.as_ref().is_some_and(|held| held.by == self.run);
+        if is_own || number(&held) == number(&plan.champion) {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "entry {} is the champion, the run began with entry {}: its candidate would be compared with a champion that is none",
+            number(&held),
+            number(&plan.champion)
+        )))
     }
 
     fn curate(&self, plan: &Plan) -> anyhow::Result<Manifest> {

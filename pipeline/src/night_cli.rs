@@ -14,13 +14,13 @@ use store::Location;
 
 use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
-use crate::metrics;
-use crate::night::settings::{EncoderMode, PipelineSettings};
+use crate::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
 use crate::night::status::Report;
 use crate::night::{Night, Progress, Step, undo};
 use crate::registry::Registry;
 use crate::schedule::At;
 use crate::sources::Source;
+use crate::{lease, metrics};
 
 /// How often the daemon looks at the clock.
 const TICK: Duration = Duration::from_secs(5);
@@ -130,8 +130,53 @@ fn put<T>(to: &mut T, from: Option<T>) {
 pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
     let settings = args.settings()?;
     let run = args.run.clone().unwrap_or_else(|| day(now_us()));
-    let night = Night::open(&settings.pipeline, &run)?.with_kafka(&settings.kafka);
-    println!("{}", tell(&run, &night.go(until, &|_| false)?));
+    step(&settings, &run, until)
+}
+
+/// The whole job, after what earlier runs left undone; with `wait`, once nobody else has the lease.
+///
+/// # Errors
+/// As [`go`], of the run itself; earlier ones that cannot go on are told and left.
+pub fn run(args: &JobArgs, wait: bool) -> anyhow::Result<()> {
+    let settings = args.settings()?;
+    let run = args.run.clone().unwrap_or_else(|| day(now_us()));
+    if wait {
+        wait_for_lease(&settings.pipeline)?;
+    }
+    if args.run.is_none() {
+        for earlier in Report::read(&settings.pipeline)?
+            .open
+            .iter()
+            .filter(|earlier| **earlier != run)
+        {
+            if let Err(error) = step(&settings, earlier, Step::Promote) {
+                eprintln!("run {earlier}: {error:#}");
+            }
+        }
+    }
+    step(&settings, &run, Step::Promote)
+}
+
+fn step(settings: &PipelineSettings, run: &str, until: Step) -> anyhow::Result<()> {
+    let night = Night::open(&settings.pipeline, run)?.with_kafka(&settings.kafka);
+    println!("{}", tell(run, &night.go(until, &|_| false)?));
+    Ok(())
+}
+
+/// Waits while another job has the lease: it is released at the job's end, and over some time after its death.
+fn wait_for_lease(settings: &PipelineSection) -> anyhow::Result<()> {
+    let registry = Registry::open(&settings.registry)?;
+    let mut told = false;
+    while let Some(by) = lease::held(registry.store(), now_us())? {
+        if !told {
+            println!(
+                "waiting for run {} of process {} on {}, which has the lease",
+                by.run, by.process, by.host
+            );
+            told = true;
+        }
+        std::thread::sleep(TICK);
+    }
     Ok(())
 }
 
@@ -244,32 +289,13 @@ pub fn status(args: &JobArgs, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds a patient to the erasure list and rewrites every data set of the work directory without the patient.
+/// Removes a patient, and leaves the patient out from now on.
 ///
 /// # Errors
-/// What is no hash; a data set that cannot be rewritten.
-pub fn erase(args: &JobArgs, patient_hash: &str) -> anyhow::Result<()> {
+/// As [`undo::erase`].
+pub fn erase(args: &JobArgs, patient_hash: &str, more: &[PathBuf]) -> anyhow::Result<()> {
     let settings = args.settings()?;
-    let registry = Registry::open(&settings.pipeline.registry)?.announced_to(settings.announced());
-    let mut erasures = Erasures::open(registry.store())?;
-    erasures.add(patient_hash)?;
-    let mut samples = 0;
-    for entry in std::fs::read_dir(&settings.pipeline.work)
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let dataset = entry.path().join("dataset");
-        if dataset.join(crate::manifest::MANIFEST).is_file() {
-            let gone =
-                curate::erase(&dataset, &erasures).with_context(|| format!("erase from {}", dataset.display()))?;
-            if gone > 0 {
-                undo::forget(&entry.path())?;
-            }
-            samples += gone;
-        }
-    }
-    registry.event(&serde_json::json!({"kind": "erase", "at_us": now_us(), "samples": samples}))?;
+    let samples = undo::erase(&settings.pipeline, settings.announced(), patient_hash, more)?;
     println!("{samples} samples removed; the patient is left out from now on");
     Ok(())
 }

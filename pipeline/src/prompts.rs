@@ -32,6 +32,13 @@ impl Prompts {
         Ok(Self { prompts })
     }
 
+    /// One prompt for every sample.
+    pub fn single(prompt: &str) -> Self {
+        Self {
+            prompts: vec![prompt.to_owned()],
+        }
+    }
+
     /// The prompt of a sample.
     pub fn draw(&self, sample: &str, seed: u64) -> &str {
         let digest = Sha256::digest(format!("prompt\0{seed}\0{sample}"));

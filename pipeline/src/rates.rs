@@ -62,6 +62,7 @@ mod tests {
 
     fn told(statements: &Statements, report: &str, bpm: Option<f32>) -> Told {
         Told {
+            prompt: String::new(),
             report: report.to_owned(),
             measurements: Measurements {
                 heart_rate_bpm: bpm,

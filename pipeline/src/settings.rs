@@ -4,12 +4,16 @@
 //! run that can be repeated bit for bit.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::ensure;
-use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
+use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk, VimConfig, VitConfig};
 use model::evidence::Evidence;
 use model::findings::MorphologyConfig;
+use model::fusion::Fusion;
 use serde::{Deserialize, Serialize};
+
+use crate::prompts::Prompts;
 
 /// Everything that decides the outcome of a training run, apart from the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -56,11 +60,21 @@ pub struct TrainSettings {
     /// Samples between two outputs of the encoder's stem, after the decimation.
     #[arg(long, default_value_t = 2)]
     pub stem_stride: usize,
-    /// Another trunk than that ResNet, as JSON: {"kind": "vit1d", ..}, {"kind": "vim", ..} or {"kind": "resnet1d", ..}; sees
-    /// 5000 / decimation samples.
-    #[arg(long, value_parser = trunk)]
+    /// What turns the samples into frames: resnet1d (of the sizes above), vit1d or vim (of about as many parameters), or JSON as in
+    /// bundle.json, {"kind": "vit1d", ..}, which sees 5000 / decimation samples.
+    #[arg(
+        long = "encoder",
+        alias = "trunk",
+        value_name = "KIND|JSON",
+        default_value = "resnet1d"
+    )]
+    #[serde(default)]
+    pub trunk: EncoderTrunk,
+    /// How the ECG enters the decoder: prefix, input, cross-attention (before every layer), or JSON as in bundle.json; without it a
+    /// prefix in every layer, or memory for BART and T5.
+    #[arg(long, value_name = "KIND|JSON")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trunk: Option<Trunk>,
+    pub fusion: Option<Fusion>,
     /// ECG prefix tokens, P.
     #[arg(long, default_value_t = 20)]
     pub tokens: usize,
@@ -124,9 +138,17 @@ pub struct TrainSettings {
     /// Steps between two validations (on fold 9) with a checkpoint after each.
     #[arg(long, default_value_t = 100)]
     pub validate_every: u64,
-    /// Prompt of every sample.
+    /// Prompt of every sample, and of every draft.
     #[arg(long, default_value = "write the report of this ecg")]
     pub prompt: String,
+    /// Prompts that the samples draw theirs from: 1 (--prompt alone), 128, 256 or 512. Drafts have --prompt.
+    #[arg(long, default_value_t = 1)]
+    #[serde(default = "one_prompt")]
+    pub prompts: usize,
+    /// No instruction: the template's markers stand alone between ECG and report, so --prompt, --prompts and --evidence mean nothing.
+    #[arg(long, conflicts_with_all = ["prompt", "prompts", "evidence"])]
+    #[serde(default)]
+    pub no_instruction: bool,
     /// What the prompt tells beside the ECG: none, measurements, findings as well, or rated_findings: a word for the rate too.
     #[arg(long, default_value_t = Evidence::RatedFindings)]
     pub evidence: Evidence,
@@ -144,9 +166,60 @@ pub struct TrainSettings {
     pub name: String,
 }
 
-fn trunk(text: &str) -> Result<Trunk, serde_json::Error> {
-    serde_json::from_str(text)
+fn one_prompt() -> usize {
+    1
 }
+
+/// The encoder's trunk, by its kind or by all of its sizes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncoderTrunk {
+    /// A ResNet of the settings' sizes.
+    #[default]
+    Resnet1d,
+    /// A transformer of [`SMALL_VIT`].
+    Vit1d,
+    /// State-space layers of [`SMALL_VIM`].
+    Vim,
+    #[serde(untagged)]
+    Sized(Trunk),
+}
+
+impl FromStr for EncoderTrunk {
+    type Err = serde_json::Error;
+
+    /// A kind's name, or JSON as bundle.json has it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with('{') {
+            serde_json::from_str(text).map(Self::Sized)
+        } else {
+            serde_json::from_value(text.into())
+        }
+    }
+}
+
+/// Samples of a patch of the two below.
+const PATCH: usize = 25;
+/// Without its patches; about as many parameters as the ResNet of the defaults.
+const SMALL_VIT: VitConfig = VitConfig {
+    width: 128,
+    layers: 5,
+    heads: 4,
+    mlp: 512,
+    patch: PATCH,
+    patches: 0,
+};
+/// Likewise.
+const SMALL_VIM: VimConfig = VimConfig {
+    width: 128,
+    layers: 7,
+    inner: 256,
+    state: 16,
+    rank: 8,
+    conv: 4,
+    patch: PATCH,
+    patches: 0,
+};
 
 impl TrainSettings {
     /// # Errors
@@ -198,6 +271,7 @@ impl TrainSettings {
             "finding_made_up is {}: must be in 0..=10",
             self.finding_made_up
         );
+        Prompts::of_size(self.prompts)?;
         ensure!(self.validate_every > 0, "validate_every is 0: must be at least 1");
         Ok(self.encoder().validate()?)
     }
@@ -219,7 +293,8 @@ impl TrainSettings {
             groups: 2,
             decimation: 2,
             stem_stride: 4,
-            trunk: None,
+            trunk: EncoderTrunk::default(),
+            fusion: None,
             tokens: 4,
             morphology: 6,
             text_steps: 3,
@@ -242,11 +317,38 @@ impl TrainSettings {
             positives_min: 3,
             validate_every: 2,
             prompt: "write the report of this ecg".to_owned(),
+            prompts: 1,
+            no_instruction: false,
             evidence: Evidence::RatedFindings,
             evidence_dropout: 0.15,
             finding_missed: 0.3,
             finding_made_up: 0.3,
             name: "tiny".to_owned(),
+        }
+    }
+
+    /// The prompt of drafts; empty without an instruction.
+    pub fn prompt(&self) -> &str {
+        if self.no_instruction { "" } else { &self.prompt }
+    }
+
+    /// What the prompt tells; nothing without an instruction.
+    pub fn evidence(&self) -> Evidence {
+        if self.no_instruction {
+            Evidence::None
+        } else {
+            self.evidence
+        }
+    }
+
+    /// The prompts that samples draw from.
+    ///
+    /// # Errors
+    /// Another number than 1, 128, 256 or 512.
+    pub fn prompt_set(&self) -> anyhow::Result<Prompts> {
+        match self.prompts {
+            1 => Ok(Prompts::single(self.prompt())),
+            size => Prompts::of_size(size),
         }
     }
 
@@ -262,21 +364,29 @@ impl TrainSettings {
         EncoderConfig {
             leads: ecg::LEADS,
             decimation: self.decimation,
-            trunk: self.trunk.clone().unwrap_or_else(|| {
-                Trunk::Resnet1d(ResnetConfig {
-                    width: self.width,
-                    stem_kernel: 15,
-                    stem_stride: self.stem_stride,
-                    blocks: self.blocks.clone(),
-                    block: Block::Basic,
-                    kernel: self.kernel,
-                    groups: self.groups,
-                })
-            }),
+            trunk: self.trunk(),
             hidden: 4 * self.hidden / self.heads * 2,
             dim: self.hidden / self.heads,
             tokens: self.tokens,
             time_embedding: true,
+        }
+    }
+
+    fn trunk(&self) -> Trunk {
+        let patches = ecg::SEGMENT_SAMPLES / self.decimation.max(1) / PATCH;
+        match &self.trunk {
+            EncoderTrunk::Resnet1d => Trunk::Resnet1d(ResnetConfig {
+                width: self.width,
+                stem_kernel: 15,
+                stem_stride: self.stem_stride,
+                blocks: self.blocks.clone(),
+                block: Block::Basic,
+                kernel: self.kernel,
+                groups: self.groups,
+            }),
+            EncoderTrunk::Vit1d => Trunk::Vit1d(VitConfig { patches, ..SMALL_VIT }),
+            EncoderTrunk::Vim => Trunk::Vim(VimConfig { patches, ..SMALL_VIM }),
+            EncoderTrunk::Sized(trunk) => trunk.clone(),
         }
     }
 
@@ -301,5 +411,67 @@ impl TrainSettings {
             eos_token_id: Some(stop),
             pad_token_id: Some(pad),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: TrainSettings,
+    }
+
+    fn parsed(line: &[&str]) -> Result<TrainSettings, clap::Error> {
+        use clap::Parser as _;
+        Line::try_parse_from([&["train"], line].concat()).map(|line| line.settings)
+    }
+
+    #[test]
+    fn an_encoder_is_named_by_its_kind_and_the_kinds_are_of_about_one_size() {
+        let of = |kind: &str| {
+            let settings = parsed(&["--encoder", kind]).unwrap();
+            settings.validate().unwrap();
+            settings.encoder()
+        };
+        assert_eq!(of("resnet1d"), parsed(&[]).unwrap().encoder());
+        let resnet = of("resnet1d").parameters() as f64;
+        for kind in ["vit1d", "vim"] {
+            let ratio = of(kind).parameters() as f64 / resnet;
+            assert!((0.8..1.25).contains(&ratio), "{kind}: {ratio}");
+        }
+        let sized = r#"{"kind": "vit1d", "width": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 25, "patches": 50}"#;
+        assert!(of(sized).parameters() < of("vit1d").parameters());
+        let unknown = parsed(&["--encoder", "resnet2d"]).unwrap_err().to_string();
+        assert!(unknown.contains("resnet2d"), "{unknown}");
+    }
+
+    #[test]
+    fn without_an_instruction_nothing_is_told() {
+        let bare = parsed(&["--no-instruction"]).unwrap();
+        assert_eq!((bare.prompt(), bare.evidence()), ("", Evidence::None));
+        assert!(parsed(&["--no-instruction", "--prompts", "128"]).is_err());
+        let many = parsed(&["--prompts", "128"]).unwrap();
+        assert_eq!(many.prompt_set().unwrap().all().len(), 128);
+        let wrong = parsed(&["--prompts", "3"]).unwrap().validate().unwrap_err().to_string();
+        assert!(wrong.contains('3') && wrong.contains("512"), "{wrong}");
+    }
+
+    #[test]
+    fn settings_are_read_as_they_were_written_and_those_of_earlier_versions_too() {
+        let settings = parsed(&["--encoder", "vim", "--fusion", "input"]).unwrap();
+        let json = serde_json::to_value(&settings).unwrap();
+        assert_eq!(json["trunk"], "vim");
+        assert_eq!(serde_json::from_value::<TrainSettings>(json.clone()).unwrap(), settings);
+        let mut earlier = json;
+        for key in ["trunk", "fusion", "prompts", "no_instruction"] {
+            earlier.as_object_mut().unwrap().remove(key);
+        }
+        assert_eq!(
+            serde_json::from_value::<TrainSettings>(earlier).unwrap(),
+            parsed(&[]).unwrap()
+        );
     }
 }

@@ -6,6 +6,7 @@
 
 mod heads;
 pub(crate) mod language;
+pub mod record;
 
 use std::path::Path;
 
@@ -31,6 +32,7 @@ use crate::settings::TrainSettings;
 use crate::train_data::{Told, TrainingData};
 use heads::{Heads, Views};
 use language::Language;
+use record::Stopwatch;
 
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;
@@ -57,11 +59,11 @@ pub fn run(
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     language::prepare(settings, out)?;
     let trainer = Trainer::open(settings, data, out)?;
-    if trainer.train(stop)? == Ended::Stopped {
+    if trainer.train(out, stop)? == Ended::Stopped {
         return Ok(None);
     }
     trainer.params.restore(&trainer.checkpoints.best())?;
-    let findings = if settings.evidence.tells_findings() {
+    let findings = if settings.evidence().tells_findings() {
         trainer.seen()?.findings
     } else {
         Vec::new()
@@ -138,7 +140,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn train(&self, stop: &dyn Fn(u64) -> bool) -> anyhow::Result<Ended> {
+    fn train(&self, out: &Path, stop: &dyn Fn(u64) -> bool) -> anyhow::Result<Ended> {
         let settings = self.settings;
         let (mut state, mut optimizer) = match self.checkpoints.resume(&self.params, &self.state)? {
             Some(resumed) => resumed,
@@ -146,6 +148,7 @@ impl<'a> Trainer<'a> {
         };
         let total = settings.text_steps + settings.label_steps + settings.steps;
         let bar = progress_bar(total, state.step)?;
+        let stopwatch = Stopwatch::start(settings, state.step, out);
         let order = |stage, told: &[Told], batch| -> anyhow::Result<Order> {
             let lengths = told.iter().map(|told| Ok(self.data.bare(told)?.ids.len()));
             Ok(Order::new(
@@ -193,6 +196,7 @@ impl<'a> Trainer<'a> {
                         }
                     }
                 }
+                stopwatch.note(settings, state.step, out)?;
                 self.checkpoints.save(&self.params, &optimizer, &state)?;
             }
             if stop(state.step) {
@@ -218,7 +222,7 @@ impl<'a> Trainer<'a> {
 
     fn text_step(&self, step: u64, picked: &[usize], optimizer: &mut AdamW) -> anyhow::Result<f32> {
         let told = picked.iter().map(|&i| &self.data.text[i]);
-        let rows = if self.settings.evidence.tells_findings() {
+        let rows = if self.settings.evidence().tells_findings() {
             self.rows(told, &mut step_rng(self.settings.seed, STAGE_TEXT, step))?
         } else {
             told.map(|told| Ok(self.data.bare(told)?))

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::{Row, row};
 use crate::dataset::{Ecg, PtbXl, Sample, load_ecgs};
+use crate::prompts::Prompts;
 use crate::rates;
 use crate::settings::TrainSettings;
 use crate::statements::Statements;
@@ -27,6 +28,8 @@ const TEST_FOLD: u8 = 10;
 
 /// A report, what was measured beside it, and which statements it names.
 pub struct Told {
+    /// Prompt before the report in training.
+    pub prompt: String,
     pub report: String,
     pub measurements: Measurements,
     /// Places among the run's statements, rising.
@@ -55,7 +58,6 @@ pub struct TrainingData {
     /// Number of SCP labels.
     pub scp: usize,
     evidence: Evidence,
-    prompt: String,
     /// Binds a checkpoint to the data.
     pub sha256: String,
 }
@@ -86,7 +88,15 @@ impl TrainingData {
             "no SCP statement has {} training recordings",
             settings.positives_min
         );
+        let prompts = settings.prompt_set()?;
         let told = |sample: &&Sample, measurements: Measurements| Told {
+            // drafts have the one prompt, so validation has it too
+            prompt: match sample.fold {
+                VALIDATION_FOLD => settings.prompt().to_owned(),
+                _ => prompts
+                    .draw(&format!("ptbxl/{:05}", sample.ecg_id), settings.seed)
+                    .to_owned(),
+            },
             named: statements.named(&sample.report),
             report: sample.report.clone(),
             measurements,
@@ -115,23 +125,28 @@ impl TrainingData {
         let train_set = set(&train)?;
         let mut text: Vec<Told> = training.par_iter().map(|s| told(s, Measurements::default())).collect();
         // the only evidence that the text stage tells
-        if settings.evidence.tells_findings() {
+        if settings.evidence().tells_findings() {
             let lent = rates::lend(&mut text, &train_set.told, &statements, settings.seed);
             eprintln!(
                 "{lent} of {} reports are told a rate of a recording with their rhythm",
                 text.len()
             );
         }
-        let words = |told: &Told| evidence(settings.evidence, &statements, told, &told.named);
-        let tokenizer = open_tokenizer(settings, &training, train_set.told.iter().filter_map(words), out)?;
+        let words = |told: &Told| evidence(settings.evidence(), &statements, told, &told.named);
+        let tokenizer = open_tokenizer(
+            settings,
+            &prompts,
+            &training,
+            train_set.told.iter().filter_map(words),
+            out,
+        )?;
         let opened = Self {
             text,
             train: train_set,
             validation: set(&validation)?,
             scp: codes.len(),
             sha256: data_sha256(&training),
-            evidence: settings.evidence,
-            prompt: settings.prompt.clone(),
+            evidence: settings.evidence(),
             tokenizer,
             statements,
         };
@@ -158,7 +173,7 @@ impl TrainingData {
     /// A text that cannot be encoded.
     pub fn row(&self, told: &Told, named: &[usize]) -> model::error::Result<Row> {
         let evidence = evidence(self.evidence, &self.statements, told, named);
-        row(&self.tokenizer, &self.prompt, evidence.as_deref(), &told.report)
+        row(&self.tokenizer, &told.prompt, evidence.as_deref(), &told.report)
     }
 
     /// A report after a prompt that tells nothing.
@@ -166,7 +181,7 @@ impl TrainingData {
     /// # Errors
     /// A text that cannot be encoded.
     pub fn bare(&self, told: &Told) -> model::error::Result<Row> {
-        row(&self.tokenizer, &self.prompt, None, &told.report)
+        row(&self.tokenizer, &told.prompt, None, &told.report)
     }
 }
 
@@ -184,6 +199,7 @@ fn recorded<'a>(samples: &[&'a Sample]) -> Vec<&'a Sample> {
 
 fn open_tokenizer(
     settings: &TrainSettings,
+    prompts: &Prompts,
     training: &[&Sample],
     evidence: impl Iterator<Item = String>,
     out: &Path,
@@ -192,12 +208,12 @@ fn open_tokenizer(
     if settings.base.is_some() {
         return Ok(load_tokenizer(&path)?); // the base's own lies there
     }
-    let prompt = instruction(&settings.prompt, None);
+    let prompts = prompts.all().iter().map(|prompt| instruction(prompt, None));
     let texts: Vec<String> = training
         .iter()
         .map(|s| response(&s.report))
-        .chain(std::iter::repeat_n(prompt, 2))
-        .chain(evidence.map(|words| instruction(&settings.prompt, Some(&words))))
+        .chain(prompts.flat_map(|prompt| std::iter::repeat_n(prompt, 2)))
+        .chain(evidence.map(|words| instruction(settings.prompt(), Some(&words))))
         .collect();
     tokenizer::train(&texts, settings.vocabulary, &path)?;
     Ok(load_tokenizer(&path)?)

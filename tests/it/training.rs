@@ -3,13 +3,18 @@
 use std::path::Path;
 
 use candle_core::Device;
+use clap::Parser as _;
 use model::backbone::BackboneConfig;
 use model::bundle::Bundle;
+use model::fusion::Fusion;
 use model::generate::DecodeOptions;
 use model::lora::Adaptable;
 use model::meit::EcgInput;
+use pipeline::benchmark::{self, BenchmarkArgs};
 use pipeline::dataset::PtbXl;
+use pipeline::evaluate::cases::TestSet;
 use pipeline::settings::TrainSettings;
+use pipeline::sources::Source;
 use pipeline::train;
 
 use crate::assemble::write_tokenizer;
@@ -109,4 +114,95 @@ fn settings_out_of_bounds_name_the_value_and_the_bound() {
     let bad = TrainSettings { heads: 3, ..settings() };
     let error = bad.validate().unwrap_err().to_string();
     assert!(error.contains("16") && error.contains('3'), "{error}");
+}
+
+/// The benchmark's arguments, as the command line has them.
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: BenchmarkArgs,
+}
+
+#[test]
+fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let variants: [(&str, TrainSettings); 6] = [
+        ("whole", settings()),
+        (
+            "input",
+            TrainSettings {
+                fusion: Some(Fusion::Input),
+                ..settings()
+            },
+        ),
+        (
+            "crossed",
+            TrainSettings {
+                fusion: Some("cross-attention".parse().unwrap()),
+                ..settings()
+            },
+        ),
+        (
+            "many-prompts",
+            TrainSettings {
+                prompts: 128,
+                ..settings()
+            },
+        ),
+        (
+            "bare",
+            TrainSettings {
+                no_instruction: true,
+                ..settings()
+            },
+        ),
+        (
+            "unlabelled",
+            TrainSettings {
+                label_steps: 0,
+                ..settings()
+            },
+        ),
+    ];
+    let out = dir.path().join("out");
+    let mut line = vec![
+        "benchmark".to_owned(),
+        "--dataset=ptbxl:x".to_owned(),
+        "--resamples=9".to_owned(),
+    ];
+    line.push(format!("--out={}", out.display()));
+    for (name, settings) in &variants {
+        let to = dir.path().join(name);
+        train::run(settings, &data, &to, &|_| false).unwrap().unwrap();
+        let bundle = Bundle::load(&to, &Device::Cpu).unwrap();
+        assert_eq!(bundle.manifest().fusion, settings.fusion.clone().unwrap_or_default());
+        assert_eq!(bundle.drafting().prompt.is_empty(), settings.no_instruction);
+        line.push(format!("--bundle={name}={}", to.display()));
+    }
+    let cases = TestSet::open(&Source::PtbXl(dir.path().to_owned()), &[9]).unwrap();
+    let results = |task: &str| -> serde_json::Value {
+        let line = line.iter().cloned().chain([format!("--task={task}")]);
+        benchmark::run(&Line::parse_from(line).args, &cases).unwrap();
+        let text = std::fs::read_to_string(out.join("benchmark.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["results"].clone()
+    };
+    let ablations = results("ablations");
+    let differs: Vec<&serde_json::Value> = (0..variants.len()).map(|at| &ablations[at]["differs"]).collect();
+    assert_eq!(
+        serde_json::json!(differs),
+        serde_json::json!([
+            {},
+            {"fusion": {"kind": "input"}},
+            {"fusion": {"kind": "cross-attention", "every": 1}},
+            {"prompts": 128},
+            {"no_instruction": true},
+            {"label_steps": 0},
+        ])
+    );
+    let cost = results("cost");
+    assert!(
+        (0..variants.len()).all(|at| cost[at]["training_hours"].as_f64().unwrap() > 0.0),
+        "{cost}"
+    );
 }

@@ -51,10 +51,10 @@ pub struct Create {
     /// Adapter directory as peft writes it.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How the ECG enters the language model, as in bundle.json, such as {"kind": "input"}; without it a prefix in every layer,
-    /// or memory where the base is an encoder-decoder.
-    #[arg(long, value_name = "JSON")]
-    fusion: Option<String>,
+    /// How the ECG enters the language model: prefix, input, cross-attention, memory, or JSON as in bundle.json; without it a prefix
+    /// in every layer, or memory where the base is an encoder-decoder.
+    #[arg(long, value_name = "KIND|JSON")]
+    fusion: Option<Fusion>,
     #[arg(long)]
     name: String,
     /// Prompt of every draft.
@@ -123,9 +123,8 @@ fn sizes(backbone: &Backbone) -> serde_json::Value {
 
 impl Create {
     fn run(self) -> anyhow::Result<()> {
-        let fusion = self.fusion.as_deref().map(serde_json::from_str::<Fusion>);
-        let fusion = match fusion.transpose().context("parse --fusion")? {
-            Some(fusion) => fusion,
+        let fusion = match &self.fusion {
+            Some(fusion) => fusion.clone(),
             None => BackboneConfig::read(&self.base.join(DECODER_CONFIG))?.fusion_default(),
         };
         let manifest = Manifest {

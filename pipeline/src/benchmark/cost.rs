@@ -1,7 +1,7 @@
 //! Time and memory of drafting.
 //!
 //! Place: task cost (table 15). Invariant: figures are measured in this run on this machine, and say which; training time is
-//! what the training run recorded, and a dash when it recorded none.
+//! what training.json beside the bundle says, and a dash where there is none.
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use super::table::Table;
 use super::{BenchmarkArgs, Results, directory, open};
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::{baselines, readings};
+use crate::train::record::Record;
 
 /// Recordings drafted once before time is taken.
 const WARM_UP: usize = 4;
@@ -35,6 +36,8 @@ struct Line {
     drafts_per_s: f64,
     /// Largest resident memory of this process so far, MiB; none where the system does not tell.
     memory_mib_max: Option<f64>,
+    /// Training from its first step to its last, where that is recorded.
+    training_hours: Option<f64>,
     cores: usize,
 }
 
@@ -52,6 +55,7 @@ pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
     let mut lines = Vec::new();
     for argument in &args.bundles {
         let (name, bundle) = open(argument)?;
+        let training = Record::read(directory(argument))?.and_then(|record| record.seconds);
         readings::draft(&bundle, ecgs().take(WARM_UP))?;
         let start = Instant::now();
         baselines::features(&bundle, ecgs())?;
@@ -69,6 +73,7 @@ pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
             draft_ms,
             drafts_per_s: 1e3 / draft_ms,
             memory_mib_max: memory_kib_max().map(|kib| kib / 1024.0),
+            training_hours: training.map(|seconds| seconds / 3600.0),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         });
     }
@@ -96,12 +101,13 @@ pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
         .map(Some);
         table.rows.push((
             l.name.clone(),
-            values.into_iter().chain([l.memory_mib_max, None]).collect(),
+            values.into_iter().chain([l.memory_mib_max, l.training_hours]).collect(),
         ));
     }
     let cores = lines.first().map_or(0, |line| line.cores);
     table.notes.push(format!(
-        "Mean of {n} recordings on {cores} cores, CPU, f32, several recordings side by side. Training time is not in a bundle."
+        "Mean of {n} recordings on {cores} cores, CPU, f32, several recordings side by side. Training time is that of training.json beside \
+         a bundle, on the machine that trained it."
     ));
     Ok(Results {
         json: json!(lines),

@@ -263,14 +263,14 @@ fn spaced(n: usize, count: usize) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
 
     use super::*;
 
     /// Answers each request with the next of these (status, content), then stops; gives the requests' bodies.
-    fn server(answers: Vec<(u16, String)>) -> (String, std::thread::JoinHandle<Vec<Value>>) {
+    pub(in crate::benchmark) fn server(answers: Vec<(u16, String)>) -> (String, std::thread::JoinHandle<Vec<Value>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1/", listener.local_addr().unwrap());
         let serve = move || {
@@ -319,7 +319,7 @@ mod tests {
         }
     }
 
-    fn marks(terminology: u64) -> String {
+    pub(in crate::benchmark) fn marks(terminology: u64) -> String {
         json!({
             "medical_terminology_accuracy": terminology, "logical_consistency": 4, "completeness": 3,
             "diagnostic_accuracy": 2, "analysis": "misses the block",

@@ -1,9 +1,10 @@
-//! The paper's benchmark on our bundles: quality, zero-shot transfer, robustness to noise, an LLM judge, and cost.
+//! The paper's benchmark on our bundles: quality, zero-shot transfer, robustness to noise, an LLM judge, ablations, and cost.
 //!
 //! Place: `meit-pipeline benchmark`; writes benchmark.json, table.md and plots (SVG) to one directory. Invariant: texts are
 //! scored clean; what the authors' scoring would say stands in its own table, with what inflates it.
 //! Source: MEIT (ACL 2025 Findings), tables 1 to 6 and 15, figures 2 and 3.
 
+mod ablations;
 mod chart;
 pub mod cost;
 mod judge;
@@ -35,6 +36,8 @@ pub enum Task {
     Robustness,
     /// Four criteria by a language model (tables 4 and 6).
     Judge,
+    /// Bundles that differ in how they were made, each beside the first.
+    Ablations,
     /// Time and memory (table 15).
     Cost,
 }
@@ -88,18 +91,19 @@ pub struct Results {
 /// A bundle or recording that cannot be read, a judge that cannot be reached, results that cannot be written.
 pub fn run(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<String> {
     ensure!(!set.cases.is_empty(), "the test set has no recording");
+    std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     let results = match args.task {
         Task::Quality => quality::quality(args, set)?,
         Task::ZeroShot => quality::zero_shot(args, set)?,
         Task::Robustness => robustness::robustness(args, set)?,
         Task::Judge => judge::judge(args, set)?,
+        Task::Ablations => ablations::ablations(args, set)?,
         Task::Cost => cost::cost(args, set)?,
     };
     write(args, set, &results)
 }
 
 fn write(args: &BenchmarkArgs, set: &TestSet, results: &Results) -> anyhow::Result<String> {
-    std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     let put = |name: &str, text: &str| {
         let path = args.out.join(name);
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))

@@ -1,6 +1,6 @@
 //! Report quality, on the trained data set and across data sets.
 //!
-//! Place: tasks quality and zero-shot. Invariant: every row is scored on the same recordings and references.
+//! Place: tasks quality and zero-shot, and the rows of ablations. Invariant: every row is scored on the same recordings and references.
 
 use model::bundle::Bundle;
 use score::Scores;
@@ -51,8 +51,8 @@ const REFERENCE_COLUMNS: [&str; 9] = [
 
 /// One row of a quality table.
 #[derive(Serialize)]
-struct Line {
-    name: String,
+pub(super) struct Line {
+    pub(super) name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle_id: Option<String>,
     scores: Scores,
@@ -89,16 +89,16 @@ impl Line {
 }
 
 /// What rows are scored with.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     args: &'a BenchmarkArgs,
     set: &'a TestSet,
-    ruler: Ruler,
+    pub(super) ruler: Ruler,
     scorer: Option<BertScorer>,
     readings: Vec<Reading>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(args: &'a BenchmarkArgs, set: &'a TestSet) -> anyhow::Result<Self> {
+    pub(super) fn new(args: &'a BenchmarkArgs, set: &'a TestSet) -> anyhow::Result<Self> {
         let settings = &args.settings;
         let wordnet = settings.wordnet.as_deref().map(WordNet::open).transpose()?;
         let references = set.cases.iter().map(|case| case.report.clone()).collect();
@@ -112,12 +112,18 @@ impl<'a> Bench<'a> {
     }
 
     fn bundle_line(&self, name: String, bundle: &Bundle) -> anyhow::Result<Line> {
+        let (line, _) = self.drafted(name, bundle)?;
+        Ok(line)
+    }
+
+    /// A bundle's row, and its drafts.
+    pub(super) fn drafted(&self, name: String, bundle: &Bundle) -> anyhow::Result<(Line, Vec<String>)> {
         let drafts = readings::draft(bundle, self.readings.iter().map(|r| &r.ecg))?;
-        let line = self.line(name, &drafts)?;
-        Ok(Line {
+        let line = Line {
             bundle_id: Some(bundle.id().to_owned()),
-            ..line
-        })
+            ..self.line(name, &drafts)?
+        };
+        Ok((line, drafts))
     }
 
     fn line(&self, name: String, drafts: &[String]) -> anyhow::Result<Line> {
@@ -142,17 +148,14 @@ impl<'a> Bench<'a> {
 
     /// Most frequent report, and retrieval in the first bundle's feature space.
     fn baselines(&self, bundle: &Bundle) -> anyhow::Result<Vec<Line>> {
-        let n = self.readings.len();
-        let frequent = baselines::most_frequent(&self.set.memory_reports);
-        let mut lines = vec![self.line("most frequent report".to_owned(), &vec![frequent; n])?];
-        if !self.set.memory.is_empty() {
-            let retrieved = baselines::retrieved(bundle, &self.set.memory, &self.readings)?;
+        let mut lines = vec![self.line("most frequent report".to_owned(), &baselines::frequent(self.set))?];
+        if let Some(retrieved) = baselines::retrieved(bundle, self.set, &self.readings)? {
             lines.push(self.line("kNN retrieval".to_owned(), &retrieved)?);
         }
         Ok(lines)
     }
 
-    fn results(&self, title: &str, lines: Vec<Line>) -> anyhow::Result<Results> {
+    pub(super) fn results(&self, title: &str, lines: Vec<Line>) -> anyhow::Result<Results> {
         let mut table = Table::new(title, &COLUMNS);
         table.rows = lines.iter().map(|line| (line.name.clone(), line.values())).collect();
         let synonyms = match self.args.settings.wordnet {

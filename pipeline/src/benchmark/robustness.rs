@@ -99,11 +99,7 @@ pub fn robustness(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results
     let clean = std::mem::take(&mut bench.clean);
     let seed = settings.seed;
     for disturbance in Disturbance::all(settings.noise.as_deref(), seed)? {
-        let white = disturbance.name == "white";
-        let linear = SNR_LINEAR
-            .iter()
-            .filter(|_| white)
-            .map(|&ratio| (ratio, 10.0 * ratio.log10(), "ratio"));
+        let linear = SNR_LINEAR.iter().map(|&ratio| (ratio, 10.0 * ratio.log10(), "ratio"));
         let levels = SNR_DB.iter().map(|&db| (db, db, "dB")).chain(linear);
         for (level, snr_db, unit) in levels.collect::<Vec<_>>() {
             bench.add(&bundles, (disturbance.name, level, unit), |index, context| {

@@ -1,6 +1,7 @@
 //! Controls that show whether the ECG is read, and baselines that bound what templates give.
 //!
-//! Place: beside the model's row. Invariant: baselines see only the memory, never a test report.
+//! Place: beside the model's row. Invariant: a baseline never sees a report of the patient that it answers for; it sees the memory,
+//! and the scored cases only where there is no memory.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::cases::Case;
+use super::cases::{Case, TestSet};
 use super::readings::{self, Reading};
 use crate::dataset::Ecg;
 
@@ -44,15 +45,37 @@ pub fn most_frequent(reports: &[String]) -> String {
     best.map(|(report, _)| (*report).to_owned()).unwrap_or_default()
 }
 
-/// The report of the nearest memory recording of each reading.
+/// The most frequent report of the memory for each case; of the other patients' cases where there is no memory.
+pub fn frequent(set: &TestSet) -> Vec<String> {
+    if !set.memory_reports.is_empty() {
+        return vec![most_frequent(&set.memory_reports); set.cases.len()];
+    }
+    let of_others = |case: &Case| {
+        let others = set.cases.iter().filter(|other| other.patient != case.patient);
+        most_frequent(&others.map(|other| other.report.clone()).collect::<Vec<_>>())
+    };
+    set.cases.par_iter().map(of_others).collect()
+}
+
+/// The report of the nearest memory recording of each case, whose readings these are; of the nearest case of another patient where
+/// there is no memory. `None` where there is no other patient either.
 ///
 /// # Errors
-/// An empty memory, a recording that cannot be read.
-pub fn retrieved(bundle: &Bundle, memory: &[Case], readings: &[Reading]) -> anyhow::Result<Vec<String>> {
-    let recordings = readings::read(memory, |_, _| ())?;
-    let reports: Vec<String> = memory.iter().map(|case| case.report.clone()).collect();
+/// A recording that cannot be read.
+pub fn retrieved(bundle: &Bundle, set: &TestSet, readings: &[Reading]) -> anyhow::Result<Option<Vec<String>>> {
     let queries = readings.iter().map(|reading| &reading.ecg);
-    recalled(bundle, recordings.iter().map(|reading| &reading.ecg), &reports, queries)
+    if !set.memory.is_empty() {
+        let recordings = readings::read(&set.memory, |_, _| ())?;
+        let reports: Vec<String> = set.memory.iter().map(|case| case.report.clone()).collect();
+        return recalled(bundle, recordings.iter().map(|reading| &reading.ecg), &reports, queries).map(Some);
+    }
+    let (cases, features) = (&set.cases, features(bundle, queries)?);
+    let is_other = |query: usize, at: usize| cases[query].patient != cases[at].patient;
+    if (0..cases.len()).any(|query| !(0..cases.len()).any(|at| is_other(query, at))) {
+        return Ok(None);
+    }
+    let nearest = nearest(&features, &features, is_other)?;
+    Ok(Some(nearest.into_iter().map(|at| cases[at].report.clone()).collect()))
 }
 
 /// Of `reports`, which are of the ECGs in `memory`, that of the nearest one to each query.
@@ -66,23 +89,26 @@ pub fn recalled<'a>(
     queries: impl Iterator<Item = &'a Ecg>,
 ) -> anyhow::Result<Vec<String>> {
     let (queries, memory) = (features(bundle, queries)?, features(bundle, memory)?);
-    let nearest = nearest(&queries, &memory)?;
+    let nearest = nearest(&queries, &memory, |_, _| true)?;
     Ok(nearest.into_iter().map(|at| reports[at].clone()).collect())
 }
 
-/// Index of the memory feature with the largest cosine with each query's; the first of equals.
+/// Index of the memory feature with the largest cosine with each query's, of those that `may` be its answer; the first of equals.
 ///
 /// # Errors
-/// An empty memory.
-pub fn nearest(queries: &[Vec<f32>], memory: &[Vec<f32>]) -> anyhow::Result<Vec<usize>> {
+/// A query that has none.
+pub fn nearest(
+    queries: &[Vec<f32>],
+    memory: &[Vec<f32>],
+    may: impl Fn(usize, usize) -> bool + Sync,
+) -> anyhow::Result<Vec<usize>> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
-    let nearest = |q: &Vec<f32>| {
-        (0..memory.len()).max_by(|&a, &b| dot(q, &memory[a]).total_cmp(&dot(q, &memory[b])).then(b.cmp(&a)))
+    let nearest = |(query, q): (usize, &Vec<f32>)| {
+        let allowed = (0..memory.len()).filter(|&at| may(query, at));
+        let nearest = allowed.max_by(|&a, &b| dot(q, &memory[a]).total_cmp(&dot(q, &memory[b])).then(b.cmp(&a)));
+        nearest.context("the retrieval memory is empty")
     };
-    queries
-        .par_iter()
-        .map(|q| nearest(q).context("the retrieval memory is empty"))
-        .collect()
+    queries.par_iter().enumerate().map(nearest).collect()
 }
 
 /// Mean encoder feature of each ECG, at unit length.
@@ -119,8 +145,10 @@ mod tests {
     #[test]
     fn the_nearest_is_by_angle_and_the_first_of_equals() {
         let memory = [vec![0.0, 1.0], vec![1.0, 0.0], vec![1.0, 0.0]];
-        assert_eq!(nearest(&[vec![0.6, 0.8], vec![0.8, 0.6]], &memory).unwrap(), [0, 1]);
-        assert!(nearest(&[vec![1.0, 0.0]], &[]).is_err());
+        let queries = [vec![0.6, 0.8], vec![0.8, 0.6]];
+        assert_eq!(nearest(&queries, &memory, |_, _| true).unwrap(), [0, 1]);
+        assert_eq!(nearest(&queries, &memory, |query, at| at > query).unwrap(), [1, 2]);
+        assert!(nearest(&queries, &[], |_, _| true).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is scored: recordings with the report a cardiologist wrote, and what the baselines may remember.
 //!
 //! Place: between the data sets and the ruler. Invariant: no case and no patient is in both the test set and the memory:
-//! PTB-XL's folds are by patient, and the split of other sources is too.
+//! PTB-XL's folds are by patient, and the split of other sources is too; nor does a baseline draw a patient's own reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ use crate::strata::Stratum;
 pub struct Case {
     /// Header of the recording.
     pub header: PathBuf,
+    /// Whose it is; of a data set's own patients alone.
+    pub patient: String,
     /// The reference, lower-case.
     pub report: String,
     /// SCP statements of the data set; empty where it has none.
@@ -29,7 +31,8 @@ pub struct Case {
     pub strata: Vec<Stratum>,
 }
 
-/// The cases to score, and those the baselines draw from.
+/// The cases to score, and those the baselines draw from. Where there are none of those, the baselines draw from the scored cases of
+/// other patients.
 #[derive(Default)]
 pub struct TestSet {
     /// Scored.
@@ -79,6 +82,7 @@ impl TestSet {
             let split = candidate.split.unwrap_or_else(|| split_of(&candidate.patient_hash));
             let case = Case {
                 header,
+                patient: candidate.patient_hash,
                 report: candidate.report,
                 scp: candidate.labels,
                 strata: candidate.strata,
@@ -107,6 +111,7 @@ impl TestSet {
 fn case(sample: &Sample) -> Option<Case> {
     Some(Case {
         header: sample.header.clone()?,
+        patient: sample.patient_id.to_string(),
         report: sample.report.clone(),
         scp: sample.scp.clone(),
         strata: sample.strata.clone(),

@@ -79,8 +79,11 @@ pub struct Comparison {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence_only: Option<Row>,
     pub most_frequent: Row,
-    /// None when the other folds have no recording.
+    /// None when there is no recording of another patient.
     pub knn: Option<Row>,
+    /// What the baselines answer with: the data set's other recordings ("memory"), or where it has none, those of the other patients
+    /// that are scored ("other_patients").
+    pub baselines_from: &'static str,
     /// 95 % intervals of the model's lead over the other rows, recordings drawn alike for both.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub model_minus: Leads,
@@ -170,10 +173,7 @@ pub fn run(bundle: &Path, set: &TestSet, settings: &Settings) -> anyhow::Result<
     let ruler = Ruler::new(references, wordnet, settings.resamples, settings.seed);
     let readings = readings::read(&set.cases, |_, _| ())?;
     let drafts = readings::draft(&bundle, readings.iter().map(|r| &r.ecg))?;
-    let knn = match set.memory.is_empty() {
-        true => None,
-        false => Some(baselines::retrieved(&bundle, &set.memory, &readings)?),
-    };
+    let knn = baselines::retrieved(&bundle, set, &readings)?;
     let n = drafts.len();
     let zeroed = readings::draft(&bundle, std::iter::once(&Ecg::default()))?;
     let shuffled: Vec<String> = baselines::derangement(n, settings.seed)
@@ -181,11 +181,10 @@ pub fn run(bundle: &Path, set: &TestSet, settings: &Settings) -> anyhow::Result<
         .map(|other| drafts[other].clone())
         .collect();
     let scored = ruler.score(&drafts);
-    let frequent = baselines::most_frequent(&set.memory_reports);
     let mut others = vec![
         ("shuffled", ruler.score(&shuffled)),
         ("zeroed", ruler.score(&vec![zeroed[0].clone(); n])),
-        ("most_frequent", ruler.score(&vec![frequent; n])),
+        ("most_frequent", ruler.score(&baselines::frequent(set))),
     ];
     others.extend(knn.map(|knn| ("knn", ruler.score(&knn))));
     let told = evidence_only(&bundle, &readings)?;
@@ -207,6 +206,11 @@ pub fn run(bundle: &Path, set: &TestSet, settings: &Settings) -> anyhow::Result<
         evidence_only: row("evidence_only"),
         most_frequent: row("most_frequent").unwrap_or_default(),
         knn: row("knn"),
+        baselines_from: if set.memory.is_empty() {
+            "other_patients"
+        } else {
+            "memory"
+        },
         model_minus: leads(&ruler, &scored, &others),
         bertscore: scorer.map(|scorer| scorer.score(&pairs)).transpose()?,
         safety: safety::safety(&set.cases, &readings, &drafts, settings.noise.as_deref(), settings.seed)?,
@@ -231,7 +235,7 @@ fn evidence_only(bundle: &Bundle, readings: &[Reading]) -> anyhow::Result<Option
 }
 
 /// Intervals of the model's metrics minus the others', resample by resample.
-fn leads(ruler: &Ruler, model: &Scored, others: &[(&'static str, Scored)]) -> Leads {
+pub(crate) fn leads(ruler: &Ruler, model: &Scored, others: &[(&'static str, Scored)]) -> Leads {
     let rows = ruler.resampled(model);
     if rows.is_empty() {
         return BTreeMap::new();

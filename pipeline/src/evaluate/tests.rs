@@ -62,9 +62,15 @@ fn every_row_has_the_same_recordings_and_the_pairs_are_those_of_the_model() {
 }
 
 #[test]
-fn noise_is_refused_the_more_the_louder_it_is_and_no_memory_is_no_error() {
+fn noise_is_refused_the_more_the_louder_it_is_and_without_a_memory_other_patients_answer() {
     let evaluation = evaluated(0);
-    assert_eq!(evaluation.scores.knn, None);
+    let (scores, with_memory) = (&evaluation.scores, evaluated(4).scores);
+    assert_eq!(
+        (scores.baselines_from, with_memory.baselines_from),
+        ("other_patients", "memory")
+    );
+    let knn = scores.knn.as_ref().unwrap();
+    assert!(knn.n == 6 && knn.rouge_l < 1.0, "{knn:?}");
     let refusal = &evaluation.scores.safety.noise_refusal["white"];
     assert!(
         refusal["6"] <= refusal["0"] && refusal["0"] <= refusal["-6"],

@@ -15,6 +15,9 @@ use super::evaluate::Scored;
 use super::settings::PipelineSection;
 use crate::gate::Metrics;
 
+/// Name of the first file of a run.
+pub const PLAN: &str = "plan.json";
+
 /// plan.json: what the run was started with, so that a resumed run does the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

@@ -7,7 +7,7 @@ use std::fmt;
 use model::registry::Champion;
 use serde::Serialize;
 
-use super::files::{Outcome, read_json};
+use super::files::{Outcome, PLAN, read_json};
 use super::settings::PipelineSection;
 use service::time::day;
 
@@ -38,6 +38,10 @@ impl Report {
         let champion = registry.champion()?;
         let (mut runs, mut open) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&settings.work).into_iter().flatten().flatten() {
+            // what has no plan is no run
+            if !entry.path().join(PLAN).is_file() {
+                continue;
+            }
             match read_json::<Outcome>(&entry.path().join("outcome.json"))? {
                 Some(outcome) => runs.push(outcome),
                 None => open.push(entry.file_name().to_string_lossy().into_owned()),

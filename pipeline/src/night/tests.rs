@@ -2,6 +2,8 @@
 //!
 //! Place: tests only. Invariant: no network, no sleep; everything is written to a temporary folder.
 
+mod meanwhile;
+
 use std::io::Write as _;
 
 use candle_core::DType;

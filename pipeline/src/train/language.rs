@@ -57,7 +57,7 @@ impl Language {
             let json = serde_json::to_string_pretty(&decoder)? + "\n";
             return Ok(Self {
                 config: parse(&json)?,
-                fusion: Fusion::default(),
+                fusion: settings.fusion.clone().unwrap_or_default(),
                 encoder,
                 checkpoint: None,
                 json,
@@ -70,7 +70,7 @@ impl Language {
             encoder.dim = architecture.head_dim; // which a prefix tiles
         }
         Ok(Self {
-            fusion: config.fusion_default(),
+            fusion: settings.fusion.clone().unwrap_or_else(|| config.fusion_default()),
             encoder,
             config,
             checkpoint: Some(checkpoint),
@@ -92,6 +92,13 @@ impl Language {
             );
         };
         add("encoder", model::init::encoder(&self.encoder, rng)?);
+        let fused = match &self.config {
+            BackboneConfig::Decoder(architecture) => {
+                model::init::fusion(&self.fusion, architecture, self.encoder.dim, rng)?
+            }
+            BackboneConfig::Seq2Seq(config) => model::init::memory(config.hidden_size, self.encoder.dim, rng)?,
+        };
+        add("encoder", fused);
         let Some(checkpoint) = &self.checkpoint else {
             let decoder: model::config::DecoderConfig = serde_json::from_str(&self.json)?;
             add("decoder", model::init::decoder(&decoder, rng)?);
@@ -104,12 +111,6 @@ impl Language {
             "decoder",
             floats.map(|(name, tensor)| (name.clone(), tensor.clone())).collect(),
         );
-        if let BackboneConfig::Seq2Seq(config) = &self.config {
-            add(
-                "encoder",
-                model::init::memory(config.hidden_size, self.encoder.dim, rng)?,
-            );
-        }
         Ok(tensors)
     }
 }

@@ -33,6 +33,18 @@ pub fn to_500_hz(samples: &[f32], rate_hz: f64) -> Vec<f32> {
     Resampler::new(rate_hz).at_grid(samples, 0, 0..length)
 }
 
+/// Samples of a range of which `source` holds some from `start` on; beyond it its first and last sample hold.
+fn held(source: &[f32], start: i64, range: Range<i64>) -> Vec<f32> {
+    let length = (range.end - range.start).max(0);
+    let within = |index: i64| (index - start).clamp(0, source.len() as i64) as usize;
+    let inner = within(range.start)..within(range.end).max(within(range.start));
+    let mut out = Vec::with_capacity(length as usize);
+    out.resize((start - range.start).clamp(0, length) as usize, source[0]);
+    out.extend_from_slice(&source[inner]);
+    out.resize(length as usize, source[source.len() - 1]);
+    out
+}
+
 /// Where the device's sample grid and the 500 Hz grid meet; both start at the same instant.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
@@ -115,10 +127,10 @@ impl Resampler {
         if source.is_empty() {
             return range.map(|_| f32::NAN).collect();
         }
-        let at = |index: i64| source[(index - start).clamp(0, source.len() as i64 - 1) as usize];
         if self.rate_hz == SAMPLE_RATE_HZ {
-            return range.map(at).collect();
+            return held(source, start, range);
         }
+        let at = |index: i64| source[(index - start).clamp(0, source.len() as i64 - 1) as usize];
         range
             .map(|t| {
                 let (centre, taps) = self.taps(t);

@@ -12,6 +12,12 @@ use crate::{LEADS, SEGMENT_SAMPLES, wire};
 /// Largest encoded segment that is decoded: two sample arrays of 120 kB each and room for the rest.
 pub const SEGMENT_BYTES_MAX: usize = 512 * 1024;
 
+/// Numbers of the samples' fields in proto/ecg.proto.
+const RAW: u32 = 10;
+const FILTERED: u32 = 11;
+/// Bytes before a field's value at most: its key and its length.
+const FIELD_HEAD_MAX: usize = 15;
+
 /// Bytes that are no segment.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
@@ -51,9 +57,9 @@ pub enum SegmentError {
 }
 
 impl Segment {
-    /// Protobuf bytes of the segment.
+    /// Protobuf bytes of the segment. The samples, nearly all of it, are written where they are sent from, after the other fields.
     pub fn encode(&self) -> Vec<u8> {
-        wire::Segment {
+        let rest = wire::Segment {
             schema_version: wire::SCHEMA_VERSION,
             id: self.id.clone(),
             stream_id: self.stream_id.clone(),
@@ -64,8 +70,8 @@ impl Segment {
             last_gateway_time_us: self.last_gateway_time_us,
             source_rate_hz: self.source_rate_hz,
             uv_per_unit: self.uv_per_unit,
-            raw: wire::bytes_of_samples(&self.raw),
-            filtered: wire::bytes_of_samples(&self.filtered),
+            raw: Vec::new(),
+            filtered: Vec::new(),
             quality: self.quality.iter().map(quality_to_wire).collect(),
             measurements: Some(measurements_to_wire(&self.measurements)),
             decision: self.decision as i32 + 1,
@@ -77,8 +83,13 @@ impl Segment {
             context_before: self.context_before,
             context_after: self.context_after,
             samples_sha256: self.samples_sha256.clone(),
-        }
-        .encode_to_vec()
+        };
+        let room = rest.encoded_len() + 2 * (self.raw.len() + self.filtered.len()) + 2 * FIELD_HEAD_MAX;
+        let mut bytes = Vec::with_capacity(room);
+        rest.encode(&mut bytes).expect("a vector has room for any message");
+        wire::append_samples(&mut bytes, RAW, &self.raw);
+        wire::append_samples(&mut bytes, FILTERED, &self.filtered);
+        bytes
     }
 
     /// Reads and validates a segment: 12 x 5000 samples twice, 12 qualities, known enum values, a finite scale.

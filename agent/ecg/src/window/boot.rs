@@ -219,8 +219,8 @@ impl Boot {
         let (mut origin, mut lead_off, mut saturated) = ([LeadOrigin::Missing; LEADS], [false; LEADS], [false; LEADS]);
         let mut paced = false;
         for lead in Lead::ALL.map(Lead::index) {
-            let flags = self.store.read(lead, window.clone()).1;
-            let any = |flag: u8| flags.iter().any(|flags| flags & flag != 0);
+            let flags = self.store.flags(lead, window.clone());
+            let any = |flag: u8| flags & flag != 0;
             origin[lead] = origin_of(&any);
             lead_off[lead] = any(store::LEAD_OFF);
             saturated[lead] = any(store::SATURATED);
@@ -258,7 +258,7 @@ impl Boot {
     fn lead_uv(&self, lead: usize, range: Range<i64>, extent: &Range<i64>, cfg: &WindowerConfig) -> Vec<f32> {
         let source = self.instants(range.clone(), cfg);
         let inside = source.start.max(extent.start)..source.end.min(extent.end);
-        let (mut uv, _) = self.store.read(lead, inside.clone());
+        let mut uv = self.store.values(lead, inside.clone());
         bridge_gaps(&mut uv, self.gap_repair(cfg));
         self.resampler.at_grid(&uv, inside.start, range)
     }

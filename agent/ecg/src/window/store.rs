@@ -75,6 +75,53 @@ struct LeadBlock {
 
 type Block = [Option<LeadBlock>; LEADS];
 
+impl LeadBlock {
+    /// Holds new values and flags against those at `inner`, and marks in `fresh` which of them are not there yet; the first that is
+    /// there and differs.
+    fn conflict(&self, inner: Range<usize>, (uv, flags): (&[f32], &[u8]), fresh: &mut [bool]) -> Option<usize> {
+        let (old_uv, old_flags) = (&self.uv[inner.clone()], &self.flags[inner]);
+        if old_flags.iter().all(|flags| flags & PRESENT == 0) {
+            fresh.fill(true);
+            return None;
+        }
+        (0..fresh.len()).find(|&at| {
+            let is_there = old_flags[at] & PRESENT != 0;
+            fresh[at] |= !is_there;
+            is_there && (old_flags[at] != flags[at] || old_uv[at].to_bits() != uv[at].to_bits())
+        })
+    }
+}
+
+/// What a block and a range have in common.
+struct Piece {
+    /// The block's number.
+    number: i64,
+    /// Places in the block.
+    inner: Range<usize>,
+    /// Places in the range.
+    outer: Range<usize>,
+}
+
+impl Piece {
+    /// `None` where they have nothing in common.
+    fn of(number: i64, range: &Range<i64>) -> Option<Self> {
+        let first = number * BLOCK;
+        let (from, to) = (first.max(range.start), (first + BLOCK).min(range.end));
+        let within = |of: i64| (from - of) as usize..(to - of) as usize;
+        (from < to).then(|| Self {
+            number,
+            inner: within(first),
+            outer: within(range.start),
+        })
+    }
+}
+
+/// A range by blocks.
+fn pieces(range: Range<i64>) -> impl Iterator<Item = Piece> {
+    let numbers = range.start.div_euclid(BLOCK)..range.end.div_euclid(BLOCK) + 1;
+    numbers.filter_map(move |number| Piece::of(number, &range))
+}
+
 /// Sparse samples of one boot of one stream.
 #[derive(Default)]
 pub(super) struct Store {
@@ -108,16 +155,17 @@ impl Store {
             .collect();
         let mut fresh = vec![false; (end - from) as usize];
         for (lead, (uv, flags)) in &leads {
-            let (old_uv, old_flags) = self.read(*lead, from..end);
-            for offset in 0..fresh.len() {
-                if old_flags[offset] & PRESENT == 0 {
-                    fresh[offset] = true;
-                } else if old_flags[offset] != flags[skip + offset]
-                    || old_uv[offset].to_bits() != uv[skip + offset].to_bits()
-                {
+            for Piece { number, inner, outer } in pieces(from..end) {
+                let old = self.blocks.get(&number).and_then(|block| block[*lead].as_ref());
+                let fresh = &mut fresh[outer.clone()];
+                let new = (&uv[skip..][outer.clone()], &flags[skip..][outer.clone()]);
+                if let Some(at) = old.and_then(|old| old.conflict(inner, new, fresh)) {
                     return Err(PacketError::Conflict {
-                        sample: from + offset as i64,
+                        sample: from + (outer.start + at) as i64,
                     });
+                }
+                if old.is_none() {
+                    fresh.fill(true);
                 }
             }
         }
@@ -148,37 +196,39 @@ impl Store {
         })
     }
 
-    /// Values (NaN where absent) and flags of one lead.
-    pub(super) fn read(&self, lead: usize, range: Range<i64>) -> (Vec<f32>, Vec<u8>) {
-        let len = (range.end - range.start).max(0) as usize;
-        let (mut uv, mut flags) = (vec![f32::NAN; len], vec![0; len]);
-        if len == 0 {
-            return (uv, flags);
+    /// The blocks that hold a lead's samples of a range.
+    fn held(&self, lead: usize, range: Range<i64>) -> impl Iterator<Item = (&LeadBlock, Piece)> {
+        let numbers = range.start.div_euclid(BLOCK)..range.end.max(range.start).div_euclid(BLOCK) + 1;
+        self.blocks.range(numbers).filter_map(move |(&number, block)| {
+            let piece = Piece::of(number, &range)?;
+            Some((block[lead].as_ref()?, piece))
+        })
+    }
+
+    /// Values of one lead, NaN where absent.
+    pub(super) fn values(&self, lead: usize, range: Range<i64>) -> Vec<f32> {
+        let mut uv = vec![f32::NAN; (range.end - range.start).max(0) as usize];
+        for (block, Piece { inner, outer, .. }) in self.held(lead, range) {
+            uv[outer].copy_from_slice(&block.uv[inner]);
         }
-        for (&number, block) in self
-            .blocks
-            .range(range.start.div_euclid(BLOCK)..=range.end.div_euclid(BLOCK))
-        {
-            let Some(block_lead) = &block[lead] else { continue };
-            let from = (number * BLOCK).max(range.start);
-            let to = ((number + 1) * BLOCK).min(range.end);
-            if from >= to {
-                continue;
-            }
-            let inner = (from - number * BLOCK) as usize..(to - number * BLOCK) as usize;
-            let outer = (from - range.start) as usize..(to - range.start) as usize;
-            uv[outer.clone()].copy_from_slice(&block_lead.uv[inner.clone()]);
-            flags[outer].copy_from_slice(&block_lead.flags[inner]);
-        }
-        (uv, flags)
+        uv
+    }
+
+    /// Flags that any sample of one lead has.
+    pub(super) fn flags(&self, lead: usize, range: Range<i64>) -> u8 {
+        let of_block =
+            |(block, piece): (&LeadBlock, Piece)| block.flags[piece.inner].iter().fold(0, |all, flags| all | flags);
+        self.held(lead, range).map(of_block).fold(0, |all, flags| all | flags)
     }
 
     /// Which leads (bit `index`) are present at each instant.
     pub(super) fn presence(&self, range: Range<i64>) -> Vec<u16> {
         let mut leads = vec![0u16; (range.end - range.start).max(0) as usize];
         for lead in 0..LEADS {
-            for (bits, flags) in leads.iter_mut().zip(self.read(lead, range.clone()).1) {
-                *bits |= u16::from(flags & PRESENT) << lead;
+            for (block, Piece { inner, outer, .. }) in self.held(lead, range.clone()) {
+                for (bits, flags) in leads[outer].iter_mut().zip(&block.flags[inner]) {
+                    *bits |= u16::from(flags & PRESENT) << lead;
+                }
             }
         }
         leads
@@ -228,19 +278,15 @@ impl Store {
     }
 
     fn write_lead(&mut self, lead: usize, from: i64, uv: &[f32], flags: &[u8]) {
-        for (offset, (&uv, &flags)) in uv.iter().zip(flags).enumerate() {
-            let at = from + offset as i64;
-            let block = self
-                .blocks
-                .entry(at.div_euclid(BLOCK))
-                .or_insert_with(|| std::array::from_fn(|_| None));
+        for Piece { number, inner, outer } in pieces(from..from + uv.len() as i64) {
+            let block = self.blocks.entry(number);
+            let block = block.or_insert_with(|| std::array::from_fn(|_| None));
             let block = block[lead].get_or_insert_with(|| LeadBlock {
                 uv: vec![f32::NAN; BLOCK as usize],
                 flags: vec![0; BLOCK as usize],
             });
-            let inner = at.rem_euclid(BLOCK) as usize;
-            block.uv[inner] = uv;
-            block.flags[inner] = flags;
+            block.uv[inner.clone()].copy_from_slice(&uv[outer.clone()]);
+            block.flags[inner].copy_from_slice(&flags[outer]);
         }
     }
 

@@ -1,0 +1,78 @@
+//! How a bundle was trained, and for how long: training.json beside it.
+//!
+//! Place: written by a training run with each checkpoint, read by the benchmark. Invariant: it is no part of the bundle, whose id
+//! and weights are the same however long a run took.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use store::disk;
+
+use crate::settings::TrainSettings;
+
+/// Name of the file.
+const FILE: &str = "training.json";
+
+/// What training.json holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub settings: TrainSettings,
+    /// Steps done.
+    pub steps: u64,
+    /// Time of those steps and their validations; `None` where that of an earlier start is not known.
+    pub seconds: Option<f64>,
+    /// Processors of the machine that did the last of them.
+    pub cores: usize,
+}
+
+impl Record {
+    /// The record beside a bundle; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be parsed.
+    pub fn read(bundle: &Path) -> anyhow::Result<Option<Self>> {
+        let path = bundle.join(FILE);
+        let Ok(text) = std::fs::read(&path) else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text)
+            .with_context(|| format!("parse {}", path.display()))
+            .map(Some)
+    }
+}
+
+/// Takes the time of a run.
+pub(super) struct Stopwatch {
+    start: Instant,
+    before: Option<f64>,
+}
+
+impl Stopwatch {
+    /// Goes on from the record in `out` when this run has done steps before.
+    pub fn start(settings: &TrainSettings, steps: u64, out: &Path) -> Self {
+        let earlier = || {
+            let record = Record::read(out).ok().flatten()?;
+            (record.settings == *settings && record.steps >= steps).then_some(record.seconds)?
+        };
+        Self {
+            start: Instant::now(),
+            before: if steps == 0 { Some(0.0) } else { earlier() },
+        }
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn note(&self, settings: &TrainSettings, steps: u64, out: &Path) -> anyhow::Result<()> {
+        let record = Record {
+            settings: settings.clone(),
+            steps,
+            seconds: self.before.map(|before| before + self.start.elapsed().as_secs_f64()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        disk::replace(&out.join(FILE), &serde_json::to_vec_pretty(&record)?)
+    }
+}
