@@ -53,6 +53,7 @@ enum DeadLetters {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    service::output::end_when_closed();
     let arguments = Arguments::parse();
     if let Some(Command::Show(command)) = &arguments.command {
         return Ok(command.run::<agent::settings::AgentSettings>("agent")?);

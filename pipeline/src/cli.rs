@@ -12,7 +12,7 @@ use crate::dataset::PtbXl;
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::pairs::{ScoreArgs, score_file};
 use crate::night::Step;
-use crate::night_cli::{self, CurateArgs, JobArgs};
+use crate::night_cli::{self, CurateArgs, JobArgs, JobPlace};
 use crate::schedule::At;
 use crate::settings::TrainSettings;
 use crate::sources::Source;
@@ -24,6 +24,9 @@ Examples:
   meit-pipeline run --config config/pipeline.toml       curate, train, evaluate, promote or keep
   meit-pipeline status                                  champion, candidate, lineage, last runs
   meit-pipeline evaluate --bundle model/bundle --dataset ptbxl:DIR --folds 9";
+
+/// Why arguments of the job are refused.
+const NO_JOB: &str = "--config, --run, --registry and --work belong to the job's step, which --from-scratch and --bundle do not run";
 
 /// Trains and evaluates MEIT bundles, and runs the nightly job.
 #[derive(Parser)]
@@ -120,12 +123,8 @@ struct TrainArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     settings: TrainSettings,
-    /// Settings file of the job.
-    #[arg(long, value_name = "FILE", conflicts_with = "from_scratch")]
-    config: Option<PathBuf>,
-    /// Name of the job's run.
-    #[arg(long, conflicts_with = "from_scratch")]
-    run: Option<String>,
+    #[command(flatten)]
+    place: JobPlace,
 }
 
 #[derive(clap::Args)]
@@ -136,16 +135,12 @@ struct EvaluateArgs {
     /// Data set, ptbxl:DIR, mimic:DIR or wfdb:DIR.
     #[arg(long, requires = "bundle")]
     dataset: Option<Source>,
-    /// Settings file of the job.
-    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
-    config: Option<PathBuf>,
-    /// Name of the job's run.
-    #[arg(long, conflicts_with = "bundle")]
-    run: Option<String>,
+    #[command(flatten)]
+    place: JobPlace,
     /// Folds of PTB-XL to score, comma-separated; of another data set its test split is scored. All others are the retrieval baseline's memory.
     #[arg(long, value_delimiter = ',', default_value = "9")]
     folds: Vec<u8>,
-    /// Where the scores go, as JSON.
+    /// Where the scores go, as JSON; without it they go to standard output, and the table to standard error.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Where hypothesis<TAB>reference pairs go.
@@ -186,8 +181,9 @@ impl Cli {
 
 fn train(args: &TrainArgs) -> anyhow::Result<()> {
     if !args.from_scratch {
-        return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Train);
+        return night_cli::go_on(&args.place, Step::Train);
     }
+    ensure!(args.place == JobPlace::default(), "{NO_JOB}");
     let (Some(Source::PtbXl(dir)), Some(out)) = (&args.dataset, &args.out) else {
         bail!("train --from-scratch needs --dataset ptbxl:DIR and --out DIR");
     };
@@ -199,8 +195,9 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
 
 fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let (Some(bundle), Some(dataset)) = (&args.bundle, &args.dataset) else {
-        return night_cli::go(&JobArgs::of(args.config.clone(), args.run.clone()), Step::Evaluate);
+        return night_cli::go_on(&args.place, Step::Evaluate);
     };
+    ensure!(args.place == JobPlace::default(), "{NO_JOB}");
     for path in [&args.json, &args.pairs].into_iter().flatten() {
         check_place(path)?;
     }
@@ -211,10 +208,15 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let json = serde_json::to_string_pretty(&report.scores)? + "\n";
     match &args.json {
-        Some(path) => std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?,
-        None => print!("{json}"),
+        Some(path) => {
+            std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+            print!("{}", report.table());
+        }
+        None => {
+            print!("{json}");
+            eprint!("{}", report.table());
+        }
     }
-    print!("{}", report.table());
     Ok(())
 }
 

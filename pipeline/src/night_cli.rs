@@ -14,6 +14,7 @@ use store::Location;
 
 use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
+use crate::night::files::{PLAN, Plan, read_json};
 use crate::night::settings::{EncoderMode, PipelineSection, PipelineSettings};
 use crate::night::status::Report;
 use crate::night::{Night, Progress, Step, undo};
@@ -28,15 +29,28 @@ const TICK: Duration = Duration::from_secs(5);
 const TRIES: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Settings of the job: the file, and what the command line puts over it.
-#[derive(Args, Clone, Debug, Default)]
-pub struct JobArgs {
-    /// Settings file (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
+/// Which run of which job.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct JobPlace {
+    /// Settings file of the job (TOML); its values override the defaults, and MEIT__SECTION__KEY variables override both.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Name of the run; today's date in UTC where not given. A run of that name is gone on with.
     #[arg(long)]
     run: Option<String>,
+    /// Registry, a directory or s3://BUCKET/PREFIX, instead of pipeline.registry.
+    #[arg(long, value_name = "PLACE")]
+    registry: Option<Location>,
+    /// Directory of the runs, instead of pipeline.work.
+    #[arg(long)]
+    work: Option<PathBuf>,
+}
+
+/// Settings of the job: the file, and what the command line puts over it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct JobArgs {
+    #[command(flatten)]
+    place: JobPlace,
     /// Source of signed reports, KIND:PLACE, instead of pipeline.sources; may be repeated.
     #[arg(long = "source")]
     sources: Vec<Source>,
@@ -46,12 +60,6 @@ pub struct JobArgs {
     /// Base bundle, instead of pipeline.bundle.
     #[arg(long = "base")]
     bundle: Option<PathBuf>,
-    /// Registry, a directory or s3://BUCKET/PREFIX, instead of pipeline.registry.
-    #[arg(long, value_name = "PLACE")]
-    registry: Option<Location>,
-    /// Directory of the runs, instead of pipeline.work.
-    #[arg(long)]
-    work: Option<PathBuf>,
     /// Size of the set of prompts, instead of pipeline.prompts: 1, 128, 256 or 512.
     #[arg(long)]
     prompts: Option<usize>,
@@ -79,19 +87,14 @@ pub struct JobArgs {
 }
 
 impl JobArgs {
-    /// A run with the settings of a file as they are.
-    pub fn of(config: Option<PathBuf>, run: Option<String>) -> Self {
-        Self {
-            config,
-            run,
-            ..Self::default()
-        }
+    fn run(&self) -> String {
+        self.place.run.clone().unwrap_or_else(|| day(now_us()))
     }
 
     /// The job's settings: defaults, file, environment, and what the command line says.
     fn settings(&self) -> anyhow::Result<PipelineSettings> {
         let mut all: PipelineSettings =
-            service::settings::load_checked("pipeline", self.config.as_deref()).context("read settings")?;
+            service::settings::load_checked("pipeline", self.place.config.as_deref()).context("read settings")?;
         let section = &mut all.pipeline;
         let set = |to: &mut Vec<Source>, from: &Vec<Source>| {
             if !from.is_empty() {
@@ -101,8 +104,8 @@ impl JobArgs {
         set(&mut section.sources, &self.sources);
         set(&mut section.base_sources, &self.base_sources);
         put(&mut section.bundle, self.bundle.clone());
-        put(&mut section.registry, self.registry.clone());
-        put(&mut section.work, self.work.clone());
+        put(&mut section.registry, self.place.registry.clone());
+        put(&mut section.work, self.place.work.clone());
         put(&mut section.prompts, self.prompts);
         put(&mut section.samples_min, self.samples_min);
         let train = &mut section.train;
@@ -128,8 +131,22 @@ fn put<T>(to: &mut T, from: Option<T>) {
 /// # Errors
 /// Whatever the run met, with its context.
 pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
-    let settings = args.settings()?;
-    let run = args.run.clone().unwrap_or_else(|| day(now_us()));
+    step(&args.settings()?, &args.run(), until)
+}
+
+/// Goes on with a run, with the settings that it was started with where it was started.
+///
+/// # Errors
+/// As [`go`].
+pub fn go_on(place: &JobPlace, until: Step) -> anyhow::Result<()> {
+    let args = JobArgs {
+        place: place.clone(),
+        ..JobArgs::default()
+    };
+    let (mut settings, run) = (args.settings()?, args.run());
+    if let Some(plan) = read_json::<Plan>(&settings.pipeline.work.join(&run).join(PLAN))? {
+        settings.pipeline = plan.settings;
+    }
     step(&settings, &run, until)
 }
 
@@ -139,11 +156,11 @@ pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
 /// As [`go`], of the run itself; earlier ones that cannot go on are told and left.
 pub fn run(args: &JobArgs, wait: bool) -> anyhow::Result<()> {
     let settings = args.settings()?;
-    let run = args.run.clone().unwrap_or_else(|| day(now_us()));
+    let run = args.run();
     if wait {
         wait_for_lease(&settings.pipeline)?;
     }
-    if args.run.is_none() {
+    if args.place.run.is_none() {
         for earlier in Report::read(&settings.pipeline)?
             .open
             .iter()
@@ -269,7 +286,7 @@ pub fn rollback(args: &JobArgs) -> anyhow::Result<()> {
     let entry = undo::rollback(
         &settings.pipeline,
         settings.announced(),
-        args.run.as_deref().unwrap_or("rollback"),
+        args.place.run.as_deref().unwrap_or("rollback"),
     )?;
     println!("champion is {}", entry.generation.as_deref().unwrap_or("the base"));
     Ok(())
@@ -307,7 +324,7 @@ pub fn erase(args: &JobArgs, patient_hash: &str, more: &[PathBuf]) -> anyhow::Re
 pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> anyhow::Result<()> {
     let settings = args.settings()?;
     let nightly = |run: &str| nightly(&settings, run, metrics_file);
-    if args.run.is_some() {
+    if args.place.run.is_some() {
         bail!("daemon names its runs by their day: leave --run out");
     }
     let at = at.unwrap_or(settings.pipeline.at);

@@ -148,25 +148,30 @@ impl Registry {
         Ok(entry)
     }
 
-    /// The generation that served before the champion's, to go back to; none for the base.
+    /// The generation that the champion was promoted over, to go back to; none for the base. Rollbacks one after another go back step by
+    /// step, never forward.
     ///
     /// # Errors
     /// Nothing to go back to; an entry that cannot be read.
     pub fn previous(&self) -> anyhow::Result<Option<String>> {
-        let history = self.history()?;
-        let Some(now) = history.last() else {
-            bail!("nothing was promoted yet: there is nothing to roll back");
-        };
-        let earlier = history
-            .iter()
-            .rev()
-            .map(|entry| &entry.generation)
-            .find(|g| **g != now.generation);
-        match earlier {
-            Some(generation) => Ok(generation.clone()),
-            None if now.generation.is_some() => Ok(None),
-            None => bail!("the base serves: there is nothing to roll back"),
+        // the base, then what was promoted on top of it and not taken back
+        let mut serving = vec![None];
+        for entry in self.history()? {
+            match entry.change {
+                Change::Promote => serving.push(entry.generation),
+                Change::Rollback => {
+                    while serving.len() > 1 && serving.last() != Some(&entry.generation) {
+                        serving.pop();
+                    }
+                }
+            }
         }
+        let now = serving.pop().flatten();
+        if now.is_none() {
+            bail!("the base serves: there is nothing to roll back");
+        }
+        let earlier = serving.into_iter().rfind(|generation| *generation != now);
+        Ok(earlier.flatten())
     }
 
     /// Appends one line to the registry's events, and announces it. A run that fails here says it again when it goes on.

@@ -76,6 +76,7 @@ impl Arguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    service::output::end_when_closed();
     let arguments = Arguments::parse();
     if let Some(command) = &arguments.command {
         return Ok(command.run::<bedside::settings::BedsideSettings>("bedside")?);

@@ -5,6 +5,7 @@
 //! delivery that failed is an error.
 
 pub mod kafka;
+pub mod output;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

@@ -39,6 +39,7 @@ fn main() -> anyhow::Result<()> {
     // SAFETY: nothing has started a thread yet
     unsafe { model::threads::settle() };
     pipeline::allocator::settle();
+    service::output::end_when_closed();
     service::telemetry::init_tracing("warn");
     match Arguments::parse().command {
         Some(Meit::Demo(arguments)) => demo::run(&arguments),

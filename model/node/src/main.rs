@@ -59,6 +59,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     // SAFETY: nothing has started a thread yet
     unsafe { model::threads::settle() };
+    service::output::end_when_closed();
     start()
 }
 

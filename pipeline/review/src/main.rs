@@ -61,6 +61,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    service::output::end_when_closed();
     let arguments = Arguments::parse();
     service::telemetry::init_tracing("info");
     match arguments.command {

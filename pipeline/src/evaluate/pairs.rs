@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::{Map, Value};
 
 use crate::bertscore::{BertScoreArgs, BertScorer};
@@ -44,7 +44,7 @@ pub const AUTHORS_PROMPT: &str =
 /// Scores the file and prints the result.
 ///
 /// # Errors
-/// A file or WordNet directory that cannot be read; a line without a tab.
+/// A file or WordNet directory that cannot be read; no pair; a line that is none.
 pub fn score_file(args: &ScoreArgs) -> anyhow::Result<()> {
     let pairs = read_pairs(&args.pairs)?;
     let options = score::Options {
@@ -98,12 +98,14 @@ fn print_numbers(prefix: &str, values: &Map<String, Value>) {
 fn read_pairs(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let split = |(i, line): (usize, &str)| {
-        let pair = line
-            .split_once('\t')
-            .with_context(|| format!("{} line {}: no tab", path.display(), i + 1))?;
-        anyhow::Ok((pair.0.to_owned(), pair.1.to_owned()))
+        let place = || format!("{} line {}", path.display(), i + 1);
+        let (hypothesis, reference) = line.split_once('\t').with_context(|| format!("{}: no tab", place()))?;
+        ensure!(!reference.contains('\t'), "{}: more than one tab", place());
+        Ok((hypothesis.to_owned(), reference.to_owned()))
     };
-    text.lines().enumerate().map(split).collect()
+    let pairs: Vec<(String, String)> = text.lines().enumerate().map(split).collect::<anyhow::Result<_>>()?;
+    ensure!(!pairs.is_empty(), "{} has no pair", path.display());
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -111,11 +113,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_without_a_tab_is_named() {
+    fn a_line_that_is_no_pair_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pairs.tsv");
         std::fs::write(&path, "a\tb\nc d\n").unwrap();
         assert!(read_pairs(&path).unwrap_err().to_string().contains("line 2: no tab"));
+        std::fs::write(&path, "a\tb\tc\n").unwrap();
+        let error = read_pairs(&path).unwrap_err().to_string();
+        assert!(error.contains("line 1: more than one tab"), "{error}");
+        std::fs::write(&path, "").unwrap();
+        assert!(read_pairs(&path).unwrap_err().to_string().contains("no pair"));
         std::fs::write(&path, "A\tb\n").unwrap();
         assert_eq!(read_pairs(&path).unwrap(), [("A".to_owned(), "b".to_owned())]);
     }

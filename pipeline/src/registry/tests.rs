@@ -147,7 +147,16 @@ fn a_rollback_goes_back_and_in_the_end_to_the_base() {
         assert_eq!(registry.previous().unwrap(), None);
         registry.change(&lease, 1, Change::Promote, Some("b2"), 2).unwrap();
         assert_eq!(registry.previous().unwrap().as_deref(), Some("a1"));
-        assert_eq!(registry.history().unwrap().len(), 2);
+        // not forward again to what was taken back
+        registry.change(&lease, 2, Change::Rollback, Some("a1"), 3).unwrap();
+        assert_eq!(registry.previous().unwrap(), None);
+        registry.change(&lease, 3, Change::Promote, Some("b2"), 4).unwrap();
+        assert_eq!(registry.previous().unwrap().as_deref(), Some("a1"));
+        for (number, to) in [(4, Some("a1")), (5, None)] {
+            registry.change(&lease, number, Change::Rollback, to, 5).unwrap();
+        }
+        assert!(registry.previous().is_err());
+        assert_eq!(registry.history().unwrap().len(), 6);
     });
 }
 
