@@ -26,7 +26,8 @@ Examples:
   meit-pipeline evaluate --bundle model/bundle --dataset ptbxl:DIR --folds 9";
 
 /// Why arguments of the job are refused.
-const NO_JOB: &str = "--config, --run, --registry and --work belong to the job's step, which --from-scratch and --bundle do not run";
+const NO_JOB: &str =
+    "--config, --run, --registry and --work belong to the job's step, which --from-scratch and --bundle do not run";
 
 /// Trains and evaluates MEIT bundles, and runs the nightly job.
 #[derive(Parser)]

@@ -36,7 +36,11 @@ mod tests {
             }
         }
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "output::tests::a_closed_pipe_ends_the_program_without_a_word", "--nocapture"])
+            .args([
+                "--exact",
+                "output::tests::a_closed_pipe_ends_the_program_without_a_word",
+                "--nocapture",
+            ])
             .env(CHILD, "1")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
