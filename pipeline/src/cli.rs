@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::benchmark::{self, BenchmarkArgs};
-use crate::dataset::PtbXl;
+use crate::corpus::Corpus;
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::pairs::{ScoreArgs, score_file};
 use crate::night::Step;
@@ -116,7 +116,7 @@ struct TrainArgs {
     /// Start from fresh weights, but for the language model where --base names one.
     #[arg(long)]
     from_scratch: bool,
-    /// Data set, as ptbxl:DIR; with --from-scratch.
+    /// Data set, ptbxl:DIR, mimic:DIR or wfdb:DIR; with --from-scratch.
     #[arg(long, requires = "from_scratch")]
     dataset: Option<Source>,
     /// Directory of the bundle; checkpoints lie in OUT/checkpoint while training. With --from-scratch.
@@ -157,11 +157,11 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         let file = self.metrics_file;
         match self.command {
-            Command::Run { job, wait } => metrics::recorded(file.as_deref(), "run", || night_cli::run(&job, wait)),
-            Command::Promote(job) => metrics::recorded(file.as_deref(), "run", || night_cli::go(&job, Step::Promote)),
+            Command::Run { job, wait } => night_cli::recorded(file.as_deref(), || night_cli::run(&job, wait)),
+            Command::Promote(job) => night_cli::recorded(file.as_deref(), || night_cli::go(&job, Step::Promote)),
             Command::Curate(args) => night_cli::curate(&args),
-            Command::Train(args) => metrics::recorded(file.as_deref(), "train", || train(&args)),
-            Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", || evaluate(&args)),
+            Command::Train(args) => metrics::recorded(file.as_deref(), "train", |()| true, || train(&args)),
+            Command::Evaluate(args) => metrics::recorded(file.as_deref(), "evaluate", |()| true, || evaluate(&args)),
             Command::Rollback(job) => night_cli::rollback(&job),
             Command::Status { job, json } => night_cli::status(&job, json),
             Command::Daemon { job, at } => night_cli::daemon(&job, at, file.as_deref()),
@@ -185,10 +185,10 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         return night_cli::go_on(&args.place, Step::Train);
     }
     ensure!(args.place == JobPlace::default(), "{NO_JOB}");
-    let (Some(Source::PtbXl(dir)), Some(out)) = (&args.dataset, &args.out) else {
-        bail!("train --from-scratch needs --dataset ptbxl:DIR and --out DIR");
+    let (Some(dataset), Some(out)) = (&args.dataset, &args.out) else {
+        bail!("train --from-scratch needs --dataset ptbxl:DIR, mimic:DIR or wfdb:DIR, and --out DIR");
     };
-    if let Some(id) = train::run(&args.settings, &PtbXl::open(dir)?, out, &|_| false)? {
+    if let Some(id) = train::run(&args.settings, &Corpus::open(dataset)?, out, &|_| false)? {
         println!("bundle {id} written to {}", out.display());
     }
     Ok(())

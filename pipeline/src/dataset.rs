@@ -18,11 +18,13 @@ use crate::strata::{self, Person, Stratum};
 use crate::text_rules::translate::{COVERED_MIN, Language, Translator};
 use crate::text_rules::{self, Drop};
 
-/// One ECG of the data set.
+/// One ECG of a data set.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    pub ecg_id: u32,
-    pub patient_id: u32,
+    /// "ptbxl/00020", as in `sources`.
+    pub id: String,
+    /// The data set's own name of the patient.
+    pub patient: String,
     pub fold: u8,
     pub report: String,
     /// SCP statements with a likelihood above zero, or of unknown likelihood.
@@ -127,8 +129,8 @@ impl PtbXl {
             };
             samples.push(Sample {
                 strata: strata::of_person(&person, &scp, &classes),
-                ecg_id: row.ecg_id,
-                patient_id: row.patient_id as u32,
+                id: format!("ptbxl/{:05}", row.ecg_id),
+                patient: (row.patient_id as u32).to_string(),
                 fold: row.strat_fold,
                 report,
                 scp,
@@ -138,7 +140,7 @@ impl PtbXl {
         if samples.is_empty() {
             bail!("{} has no row with a usable report", dir.display());
         }
-        samples.sort_by_key(|s| s.ecg_id);
+        samples.sort_by(|a, b| a.id.cmp(&b.id));
         dropped.sort_unstable();
         Ok(Self { samples, dropped })
     }
@@ -148,9 +150,13 @@ impl PtbXl {
         &self.dropped
     }
 
-    /// Rows of the folds that `keep` accepts.
-    pub fn of_folds(&self, keep: impl Fn(u8) -> bool) -> Vec<&Sample> {
-        self.samples.iter().filter(|s| keep(s.fold)).collect()
+    /// Every usable row.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    pub(crate) fn into_samples(self) -> Vec<Sample> {
+        self.samples
     }
 }
 
@@ -212,7 +218,7 @@ pub fn load_ecgs(samples: &[&Sample]) -> anyhow::Result<Vec<Ecg>> {
             let header = sample
                 .header
                 .as_deref()
-                .with_context(|| format!("ecg {} has no recording", sample.ecg_id))?;
+                .with_context(|| format!("{} has no recording", sample.id))?;
             let record = ecg::wfdb::read(header).with_context(|| format!("read {}", header.display()))?;
             let segment = ecg::dsp::analyse(&record.context()?, &config);
             Ok(Ecg {

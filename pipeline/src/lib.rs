@@ -10,6 +10,7 @@ pub mod benchmark;
 pub mod bertscore;
 pub mod checkpoint;
 pub mod cli;
+pub mod corpus;
 pub mod curate;
 pub mod dataset;
 pub mod erasure;

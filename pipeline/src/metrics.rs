@@ -75,14 +75,24 @@ impl Metrics {
     }
 }
 
-/// Runs a stage and writes how it went to `file`; without a file it only runs.
+/// Runs a stage and writes how it went to `file`, unless it did not work itself; without a file it only runs.
 ///
 /// # Errors
 /// The stage's own error; else that of a file that cannot be written.
-pub fn recorded<T>(file: Option<&Path>, stage: &str, run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub fn recorded<T>(
+    file: Option<&Path>,
+    stage: &str,
+    worked: impl FnOnce(&T) -> bool,
+    run: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let Some(file) = file else { return run() };
     let start = Instant::now();
     let ran = run();
+    if let Ok(value) = &ran
+        && !worked(value)
+    {
+        return ran;
+    }
     let written = write(file, stage, ran.is_ok(), start.elapsed().as_secs_f64());
     let value = ran?;
     written.with_context(|| format!("write metrics file {}", file.display()))?;
@@ -106,8 +116,8 @@ mod tests {
     fn a_failed_run_keeps_the_last_success_and_other_stages() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("meit.prom");
-        recorded(Some(&file), "train", || Ok(())).unwrap();
-        recorded(Some(&file), "evaluate", || Ok(())).unwrap();
+        recorded(Some(&file), "train", |()| true, || Ok(())).unwrap();
+        recorded(Some(&file), "evaluate", |()| true, || Ok(())).unwrap();
         let value = |name: &str, stage: &str| -> f64 {
             let text = std::fs::read_to_string(&file).unwrap();
             let start = format!("{name}{{stage=\"{stage}\"}} ");
@@ -120,15 +130,18 @@ mod tests {
         };
         let trained = value(SUCCESS_TIME, "train");
         assert!(trained > 1.7e9 && value(SUCCESS, "train") == 1.0);
-        let failed = recorded::<()>(Some(&file), "train", || anyhow::bail!("no data"));
+        let failed = recorded(Some(&file), "train", |()| true, || anyhow::bail!("no data"));
         assert_eq!(failed.unwrap_err().to_string(), "no data");
         assert_eq!((value(SUCCESS_TIME, "train"), value(SUCCESS, "train")), (trained, 0.0));
         assert_eq!(value(SUCCESS, "evaluate"), 1.0);
+        // what others did is no success of this run
+        recorded(Some(&file), "train", |()| false, || Ok(())).unwrap();
+        assert_eq!((value(SUCCESS_TIME, "train"), value(SUCCESS, "train")), (trained, 0.0));
     }
 
     #[test]
     fn a_file_that_cannot_be_written_fails_a_run_that_succeeded() {
-        let error = recorded(Some(Path::new("/nonexistent/meit.prom")), "train", || Ok(())).unwrap_err();
+        let error = recorded(Some(Path::new("/nonexistent/meit.prom")), "train", |()| true, || Ok(())).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/meit.prom"), "{error}");
     }
 }

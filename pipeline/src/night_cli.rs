@@ -130,7 +130,7 @@ fn put<T>(to: &mut T, from: Option<T>) {
 ///
 /// # Errors
 /// Whatever the run met, with its context.
-pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<()> {
+pub fn go(args: &JobArgs, until: Step) -> anyhow::Result<Progress> {
     step(&args.settings()?, &args.run(), until)
 }
 
@@ -147,14 +147,14 @@ pub fn go_on(place: &JobPlace, until: Step) -> anyhow::Result<()> {
     if let Some(plan) = read_json::<Plan>(&settings.pipeline.work.join(&run).join(PLAN))? {
         settings.pipeline = plan.settings;
     }
-    step(&settings, &run, until)
+    step(&settings, &run, until).map(drop)
 }
 
 /// The whole job, after what earlier runs left undone; with `wait`, once nobody else has the lease.
 ///
 /// # Errors
 /// As [`go`], of the run itself; earlier ones that cannot go on are told and left.
-pub fn run(args: &JobArgs, wait: bool) -> anyhow::Result<()> {
+pub fn run(args: &JobArgs, wait: bool) -> anyhow::Result<Progress> {
     let settings = args.settings()?;
     let run = args.run();
     if wait {
@@ -174,10 +174,20 @@ pub fn run(args: &JobArgs, wait: bool) -> anyhow::Result<()> {
     step(&settings, &run, Step::Promote)
 }
 
-fn step(settings: &PipelineSettings, run: &str, until: Step) -> anyhow::Result<()> {
+fn step(settings: &PipelineSettings, run: &str, until: Step) -> anyhow::Result<Progress> {
     let night = Night::open(&settings.pipeline, run)?.with_kafka(&settings.kafka);
-    println!("{}", tell(run, &night.go(until, &|_| false)?));
-    Ok(())
+    let progress = night.go(until, &|_| false)?;
+    println!("{}", tell(run, &progress));
+    Ok(progress)
+}
+
+/// Runs the job with its metrics. A night that another job has is not this one's success.
+///
+/// # Errors
+/// As [`metrics::recorded`].
+pub fn recorded(file: Option<&Path>, job: impl FnOnce() -> anyhow::Result<Progress>) -> anyhow::Result<()> {
+    let worked = |progress: &Progress| !matches!(progress, Progress::Held { .. });
+    metrics::recorded(file, "run", worked, job).map(drop)
 }
 
 /// Waits while another job has the lease: it is released at the job's end, and over some time after its death.
@@ -240,7 +250,7 @@ pub struct CurateArgs {
 /// As [`curate::run`].
 pub fn curate(args: &CurateArgs) -> anyhow::Result<()> {
     if args.datasets.is_empty() {
-        return go(&args.job, Step::Curate);
+        return go(&args.job, Step::Curate).map(drop);
     }
     let out = args.out.as_deref().context("curate --dataset needs --out DIR")?;
     let PipelineSettings {
@@ -348,11 +358,9 @@ fn nightly(settings: &PipelineSettings, run: &str, metrics_file: Option<&Path>) 
             let night = Night::open(&settings.pipeline, run)?.with_kafka(&settings.kafka);
             night.go(Step::Promote, &|_| false)
         };
-        match metrics::recorded(metrics_file, "run", night) {
-            Ok(progress) => {
-                tracing::info!("{}", tell(run, &progress));
-                return;
-            }
+        let told = || night().inspect(|progress| tracing::info!("{}", tell(run, progress)));
+        match recorded(metrics_file, told) {
+            Ok(()) => return,
             Err(error) => tracing::error!(run, attempt, "{error:#}"),
         }
         if attempt < TRIES {

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use crate::augment::{augment, augment_morphology, millivolts};
 use crate::batch::{Order, Row, TokenBatch, step_rng};
 use crate::checkpoint::{Checkpoints, State};
-use crate::dataset::PtbXl;
+use crate::corpus::Corpus;
 use crate::export::{CLIP_MV, export};
 use crate::objective;
 use crate::optimizer::{AdamW, schedule};
@@ -51,7 +51,7 @@ const STAGE_LABEL: u64 = 5;
 /// Settings out of bounds, data that cannot be read, a loss that is not finite, a full disk.
 pub fn run(
     settings: &TrainSettings,
-    data: &PtbXl,
+    data: &Corpus,
     out: &Path,
     stop: &dyn Fn(u64) -> bool,
 ) -> anyhow::Result<Option<String>> {
@@ -108,7 +108,7 @@ enum Stage {
 }
 
 impl<'a> Trainer<'a> {
-    fn open(settings: &'a TrainSettings, data: &PtbXl, out: &Path) -> anyhow::Result<Self> {
+    fn open(settings: &'a TrainSettings, data: &Corpus, out: &Path) -> anyhow::Result<Self> {
         let data = TrainingData::open(settings, data, out)?;
         let language = Language::open(settings, &data.tokenizer, out)?;
         let (params, model, heads) = fresh_model(settings, &language, data.statements.len(), data.scp)?;

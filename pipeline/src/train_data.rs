@@ -16,15 +16,13 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::batch::{Row, row};
-use crate::dataset::{Ecg, PtbXl, Sample, load_ecgs};
+use crate::corpus::{Corpus, TEST_FOLD, VALIDATION_FOLD};
+use crate::dataset::{Ecg, Sample, load_ecgs};
 use crate::prompts::Prompts;
 use crate::rates;
 use crate::settings::TrainSettings;
 use crate::statements::Statements;
 use crate::tokenizer;
-
-const VALIDATION_FOLD: u8 = 9;
-const TEST_FOLD: u8 = 10;
 
 /// A report, what was measured beside it, and which statements it names.
 pub struct Told {
@@ -66,9 +64,9 @@ impl TrainingData {
     /// Reads what the settings ask for, trains the tokenizer into `out` and says what was found.
     ///
     /// # Errors
-    /// A recording that cannot be read; fewer than one batch to train on; nothing to validate with; no SCP statement with
-    /// enough recordings.
-    pub fn open(settings: &TrainSettings, data: &PtbXl, out: &Path) -> anyhow::Result<Self> {
+    /// A recording that cannot be read; fewer than one batch to train on; nothing to validate with; no SCP statement that enough
+    /// reports name.
+    pub fn open(settings: &TrainSettings, data: &Corpus, out: &Path) -> anyhow::Result<Self> {
         let training = data.of_folds(|fold| fold != VALIDATION_FOLD && fold != TEST_FOLD);
         let validation = recorded(&data.of_folds(|fold| fold == VALIDATION_FOLD));
         let train = recorded(&training);
@@ -84,8 +82,8 @@ impl TrainingData {
         let statements = Statements::of(train.iter().map(|s| s.report.as_str()), settings.positives_min);
         let codes = scp_labels(&train, settings.positives_min);
         ensure!(
-            !codes.is_empty() && !statements.is_empty(),
-            "no SCP statement has {} training recordings",
+            !statements.is_empty(),
+            "no SCP statement is named by {} training reports",
             settings.positives_min
         );
         let prompts = settings.prompt_set()?;
@@ -94,7 +92,7 @@ impl TrainingData {
             prompt: match sample.fold {
                 VALIDATION_FOLD => settings.prompt().to_owned(),
                 _ => prompts
-                    .draw(&format!("ptbxl/{:05}", sample.ecg_id), settings.seed)
+                    .draw(&sample.id, settings.seed)
                     .to_owned(),
             },
             named: statements.named(&sample.report),
@@ -237,7 +235,7 @@ fn data_sha256(samples: &[&Sample]) -> String {
     for sample in samples {
         hash.update(format!(
             "{}\t{}\t{}\n",
-            sample.ecg_id,
+            sample.id,
             sample.header.is_some(),
             sample.report
         ));

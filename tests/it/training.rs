@@ -11,7 +11,7 @@ use model::generate::DecodeOptions;
 use model::lora::Adaptable;
 use model::meit::EcgInput;
 use pipeline::benchmark::{self, BenchmarkArgs};
-use pipeline::dataset::PtbXl;
+use pipeline::corpus::Corpus;
 use pipeline::evaluate::cases::TestSet;
 use pipeline::settings::TrainSettings;
 use pipeline::sources::Source;
@@ -21,7 +21,7 @@ use crate::assemble::write_tokenizer;
 use crate::rig::{copy, root};
 
 /// The shipped recordings with most of their rows moved to training folds; every fifth stays in fold 9.
-fn dataset(dir: &Path) -> PtbXl {
+fn dataset(dir: &Path) -> Corpus {
     let shipped = root().join("tests/data/ptbxl");
     let mut reader = csv::Reader::from_path(shipped.join("ptbxl_database.csv")).unwrap();
     let header = reader.headers().unwrap().clone();
@@ -38,7 +38,7 @@ fn dataset(dir: &Path) -> PtbXl {
     writer.flush().unwrap();
     std::fs::copy(shipped.join("report_en.csv"), dir.join("report_en.csv")).unwrap();
     std::os::unix::fs::symlink(shipped.join("records500"), dir.join("records500")).unwrap();
-    PtbXl::open(dir).unwrap()
+    Corpus::open(&Source::PtbXl(dir.to_owned())).unwrap()
 }
 
 fn settings() -> TrainSettings {
@@ -205,4 +205,28 @@ fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
         (0..variants.len()).all(|at| cost[at]["training_hours"].as_f64().unwrap() > 0.0),
         "{cost}"
     );
+}
+
+#[test]
+fn a_data_set_of_another_layout_trains_by_its_own_splits_and_without_scp_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let ptbxl = Corpus::open(&Source::PtbXl(root().join("tests/data/ptbxl"))).unwrap();
+    let mut lines = String::new();
+    for (i, sample) in ptbxl.of_folds(|_| true).into_iter().enumerate() {
+        let header = sample.header.as_ref().unwrap();
+        let name = header.file_stem().unwrap().to_str().unwrap();
+        for end in ["hea", "dat"] {
+            let to = dir.path().join(format!("{name}.{end}"));
+            std::os::unix::fs::symlink(header.with_extension(end), to).unwrap();
+        }
+        let split = ["train", "train", "train", "validation"][i % 4];
+        let line = serde_json::json!({"record": name, "report": sample.report, "patient": name, "split": split});
+        lines += &format!("{line}\n");
+    }
+    std::fs::write(dir.path().join("reports.jsonl"), lines).unwrap();
+    let data = Corpus::open(&Source::Wfdb(dir.path().to_owned())).unwrap();
+    assert_eq!((data.of_folds(|fold| fold == 1).len(), data.of_folds(|fold| fold == 9).len()), (18, 6));
+    let out = dir.path().join("out");
+    let id = train::run(&settings(), &data, &out, &|_| false).unwrap();
+    assert_eq!(id.as_deref(), Some(Bundle::load(&out, &Device::Cpu).unwrap().id()));
 }

@@ -32,7 +32,7 @@ impl Table {
         rule.resize(self.columns.len(), "---:".to_owned());
         let mut text = format!("## {}\n\n{}{}", self.title, line(&self.columns), line(&rule));
         for (name, values) in &self.rows {
-            let mut cells = vec![name.clone()];
+            let mut cells = vec![name.replace('|', "\\|")];
             cells.extend(
                 values
                     .iter()
@@ -52,16 +52,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_measured_is_a_dash() {
+    fn what_was_not_measured_is_a_dash_and_a_bar_in_a_name_is_no_column() {
         let mut table = Table::new("Quality", &["Model", "BLEU-4", "BERTScore F1"]);
-        table.rows.push(("small".to_owned(), vec![Some(0.25), None]));
+        table.rows.push(("small <|user|>".to_owned(), vec![Some(0.25), None]));
         table.notes.push("n = 2.".to_owned());
         let lines = [
             "## Quality",
             "",
             "| Model | BLEU-4 | BERTScore F1 |",
             "| --- | ---: | ---: |",
-            "| small | 0.250 | - |",
+            "| small <\\|user\\|> | 0.250 | - |",
         ];
         assert_eq!(table.markdown(), lines.join("\n") + "\n\nn = 2.\n");
     }

@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
-use crate::curate::split_of;
+use crate::corpus::splits;
 use crate::dataset::{PtbXl, Sample};
 use crate::sources::{Candidate, Source, Split, Waveform};
 use crate::strata::Stratum;
@@ -48,11 +48,11 @@ impl TestSet {
     /// memory.
     ///
     /// # Errors
-    /// A table that cannot be read; a kind of source that has no recordings of its own; nothing to score.
+    /// A table that cannot be read; a kind of source that has no recordings of its own; a patient in two splits; nothing to score.
     pub fn open(source: &Source, folds: &[u8]) -> anyhow::Result<Self> {
         let set = match source {
             Source::PtbXl(dir) => Self::ptbxl(&PtbXl::open(dir)?, folds),
-            Source::Mimic(_) | Source::Wfdb(_) => Self::of(source.read(&BTreeMap::new(), None)?.candidates),
+            Source::Mimic(_) | Source::Wfdb(_) => Self::of(source.read(&BTreeMap::new(), None)?.candidates)?,
             _ => bail!("dataset is {source}: expected ptbxl:DIR, mimic:DIR or wfdb:DIR"),
         };
         let place = match source {
@@ -64,22 +64,26 @@ impl TestSet {
     }
 
     fn ptbxl(data: &PtbXl, folds: &[u8]) -> Self {
-        let samples = |tested: bool| data.of_folds(|fold| folds.contains(&fold) == tested);
-        let cases = |tested: bool| samples(tested).into_iter().filter_map(case).collect();
+        let samples = |tested: bool| {
+            let all = data.samples().iter();
+            all.filter(move |sample| folds.contains(&sample.fold) == tested)
+        };
+        let cases = |tested: bool| samples(tested).filter_map(case).collect();
         Self {
             cases: cases(true),
             memory: cases(false),
-            memory_reports: samples(false).into_iter().map(|sample| sample.report.clone()).collect(),
+            memory_reports: samples(false).map(|sample| sample.report.clone()).collect(),
         }
     }
 
-    fn of(candidates: Vec<Candidate>) -> Self {
+    fn of(candidates: Vec<Candidate>) -> anyhow::Result<Self> {
+        let splits = splits(&candidates)?;
         let mut set = Self::default();
         for candidate in candidates {
             let Waveform::Recording(header) = candidate.waveform else {
                 continue;
             };
-            let split = candidate.split.unwrap_or_else(|| split_of(&candidate.patient_hash));
+            let split = splits[&candidate.patient_hash];
             let case = Case {
                 header,
                 patient: candidate.patient_hash,
@@ -94,7 +98,7 @@ impl TestSet {
                 set.memory.push(case);
             }
         }
-        set
+        Ok(set)
     }
 
     /// Keeps the first `limit` cases, and at most `memory_max` recordings of the memory, drawn by `seed`.
@@ -111,7 +115,7 @@ impl TestSet {
 fn case(sample: &Sample) -> Option<Case> {
     Some(Case {
         header: sample.header.clone()?,
-        patient: sample.patient_id.to_string(),
+        patient: sample.patient.clone(),
         report: sample.report.clone(),
         scp: sample.scp.clone(),
         strata: sample.strata.clone(),
@@ -121,6 +125,7 @@ fn case(sample: &Sample) -> Option<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::curate::split_of;
 
     #[test]
     fn mimic_is_read_as_curation_reads_it_and_split_by_patient() {

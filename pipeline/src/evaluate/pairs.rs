@@ -66,11 +66,13 @@ pub fn score_file(args: &ScoreArgs) -> anyhow::Result<()> {
     }
     if let Some(scorer) = BertScorer::open(&args.bertscore).context("open --bertscore")? {
         let scores = scorer.score(&pairs)?;
-        let each: Vec<f64> = scores.each.iter().map(|values| values[2]).collect();
-        values.insert("bertscore".to_owned(), serde_json::to_value(scores)?);
         if args.each {
-            values.insert("bertscore_f1_each".to_owned(), serde_json::to_value(each)?);
+            for (at, name) in ["precision", "recall", "f1"].into_iter().enumerate() {
+                let each: Vec<f64> = scores.each.iter().map(|values| values[at]).collect();
+                values.insert(format!("bertscore_{name}_each"), serde_json::to_value(each)?);
+            }
         }
+        values.insert("bertscore".to_owned(), serde_json::to_value(scores)?);
     }
     if args.json {
         println!("{}", Value::Object(values));

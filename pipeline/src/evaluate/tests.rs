@@ -87,7 +87,7 @@ fn mimic_recordings_are_scored_against_the_machine_statements_of_their_study() {
     let mut recordings = Vec::new();
     for sample in PtbXl::open(&root().join("tests/data/ptbxl"))
         .unwrap()
-        .of_folds(|_| true)
+        .samples()
     {
         let header = sample.header.as_ref().unwrap();
         let name = header.file_stem().unwrap().to_str().unwrap().to_owned();

@@ -41,7 +41,7 @@ impl Bench {
             base: language,
             ..tiny()
         };
-        crate::train::run(&settings, &data, &bench.path("base"), &|_| false).unwrap();
+        crate::train::run(&settings, &data.into(), &bench.path("base"), &|_| false).unwrap();
         bench
     }
 
@@ -96,13 +96,13 @@ impl Bench {
         let to = self.path("signed");
         std::fs::create_dir_all(to.join("segments")).unwrap();
         let mut lines = std::fs::File::create(to.join("signed.jsonl")).unwrap();
-        for sample in PtbXl::open(&self.path("ptbxl")).unwrap().of_folds(|_| true) {
+        for sample in PtbXl::open(&self.path("ptbxl")).unwrap().samples() {
             let record = ecg::wfdb::read(sample.header.as_deref().unwrap()).unwrap();
             let segment: Segment = ecg::dsp::analyse(&record.context().unwrap(), &ecg::dsp::DspConfig::default());
             std::fs::write(to.join(format!("segments/{}.pb", segment.id)), segment.encode()).unwrap();
             let line = serde_json::json!({
                 "draft_id": "d", "segment_id": segment.id, "text": sample.report, "action": "edited", "signer": "dr-1",
-                "role": "cardiologist", "signed_at_us": 1, "training_consent": true, "patient": format!("patient-{:05}_hr", sample.ecg_id),
+                "role": "cardiologist", "signed_at_us": 1, "training_consent": true, "patient": format!("patient-{}_hr", sample.id.trim_start_matches("ptbxl/")),
             });
             writeln!(lines, "{line}").unwrap();
         }

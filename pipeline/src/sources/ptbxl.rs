@@ -6,11 +6,9 @@
 use std::path::Path;
 
 use super::{Candidate, Origin, Sourced, Split, Waveform, patient_hash};
+use crate::corpus::{TEST_FOLD, VALIDATION_FOLD};
 use crate::dataset::{PtbXl, Sample};
 use crate::text_rules::Drop;
-
-const VALIDATION_FOLD: u8 = 9;
-const TEST_FOLD: u8 = 10;
 
 pub(super) fn read(dir: &Path) -> anyhow::Result<Sourced> {
     let data = PtbXl::open(dir)?;
@@ -18,7 +16,7 @@ pub(super) fn read(dir: &Path) -> anyhow::Result<Sourced> {
     for &(_, why) in data.dropped() {
         sourced.drop(why);
     }
-    for sample in data.of_folds(|_| true) {
+    for sample in data.samples() {
         sourced.add(candidate(sample));
     }
     Ok(sourced)
@@ -27,8 +25,8 @@ pub(super) fn read(dir: &Path) -> anyhow::Result<Sourced> {
 fn candidate(sample: &Sample) -> Result<Candidate, Drop> {
     let header = sample.header.clone().ok_or(Drop::NoRecording)?;
     Ok(Candidate {
-        id: format!("ptbxl/{:05}", sample.ecg_id),
-        patient_hash: patient_hash("ptbxl", &sample.patient_id.to_string()),
+        id: sample.id.clone(),
+        patient_hash: patient_hash("ptbxl", &sample.patient),
         origin: Origin::Base,
         split: Some(match sample.fold {
             VALIDATION_FOLD => Split::Validation,
