@@ -115,7 +115,10 @@ mod tests {
 
     #[test]
     fn splits_become_folds_and_a_patient_in_two_is_refused() {
-        let (train, test) = (candidate("wfdb/a", "p", Split::Train), candidate("wfdb/b", "q", Split::Test));
+        let (train, test) = (
+            candidate("wfdb/a", "p", Split::Train),
+            candidate("wfdb/b", "q", Split::Test),
+        );
         let corpus = Corpus::of(vec![train.clone(), test.clone()]).unwrap();
         let folds: Vec<u8> = corpus.of_folds(|_| true).iter().map(|sample| sample.fold).collect();
         assert_eq!(folds, [TRAINING_FOLD, TEST_FOLD]);

@@ -91,9 +91,7 @@ impl TrainingData {
             // drafts have the one prompt, so validation has it too
             prompt: match sample.fold {
                 VALIDATION_FOLD => settings.prompt().to_owned(),
-                _ => prompts
-                    .draw(&sample.id, settings.seed)
-                    .to_owned(),
+                _ => prompts.draw(&sample.id, settings.seed).to_owned(),
             },
             named: statements.named(&sample.report),
             report: sample.report.clone(),

@@ -225,7 +225,13 @@ fn a_data_set_of_another_layout_trains_by_its_own_splits_and_without_scp_labels(
     }
     std::fs::write(dir.path().join("reports.jsonl"), lines).unwrap();
     let data = Corpus::open(&Source::Wfdb(dir.path().to_owned())).unwrap();
-    assert_eq!((data.of_folds(|fold| fold == 1).len(), data.of_folds(|fold| fold == 9).len()), (18, 6));
+    assert_eq!(
+        (
+            data.of_folds(|fold| fold == 1).len(),
+            data.of_folds(|fold| fold == 9).len()
+        ),
+        (18, 6)
+    );
     let out = dir.path().join("out");
     let id = train::run(&settings(), &data, &out, &|_| false).unwrap();
     assert_eq!(id.as_deref(), Some(Bundle::load(&out, &Device::Cpu).unwrap().id()));

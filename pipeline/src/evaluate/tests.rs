@@ -85,10 +85,7 @@ fn mimic_recordings_are_scored_against_the_machine_statements_of_their_study() {
     let files = dir.path().join("files");
     std::fs::create_dir(&files).unwrap();
     let mut recordings = Vec::new();
-    for sample in PtbXl::open(&root().join("tests/data/ptbxl"))
-        .unwrap()
-        .samples()
-    {
+    for sample in PtbXl::open(&root().join("tests/data/ptbxl")).unwrap().samples() {
         let header = sample.header.as_ref().unwrap();
         let name = header.file_stem().unwrap().to_str().unwrap().to_owned();
         for end in ["hea", "dat"] {
