@@ -186,7 +186,7 @@ fn translated(table: &[DatabaseRow]) -> BTreeMap<u32, Result<String, Drop>> {
             Language::None if row.report.trim().is_empty() => Err(Drop::NoReport),
             Language::None => Err(Drop::Boilerplate),
             _ if done.covered < COVERED_MIN => Err(Drop::Untranslated),
-            _ => text_rules::long_enough(done.english),
+            _ => text_rules::report([done.english.as_str()]),
         };
         (row.ecg_id, kept)
     };

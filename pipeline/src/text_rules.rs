@@ -91,7 +91,7 @@ pub fn report<'a>(statements: impl IntoIterator<Item = &'a str>) -> Result<Strin
 ///
 /// # Errors
 /// [`Drop::TooShort`].
-pub fn long_enough(text: String) -> Result<String, Drop> {
+fn long_enough(text: String) -> Result<String, Drop> {
     if tokens(&text) < TOKENS_MIN {
         return Err(Drop::TooShort);
     }

@@ -127,7 +127,8 @@ struct Line {
 fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
     let dir = tempfile::tempdir().unwrap();
     let data = dataset(dir.path());
-    let variants: [(&str, TrainSettings); 6] = [
+    let vit = r#"{"kind": "vit1d", "width": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 25, "patches": 100}"#;
+    let variants: [(&str, TrainSettings); 7] = [
         ("whole", settings()),
         (
             "input",
@@ -140,6 +141,13 @@ fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
             "crossed",
             TrainSettings {
                 fusion: Some("cross-attention".parse().unwrap()),
+                ..settings()
+            },
+        ),
+        (
+            "vit",
+            TrainSettings {
+                trunk: vit.parse().unwrap(),
                 ..settings()
             },
         ),
@@ -195,6 +203,7 @@ fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
             {},
             {"fusion": {"kind": "input"}},
             {"fusion": {"kind": "cross-attention", "every": 1}},
+            {"trunk": serde_json::from_str::<serde_json::Value>(vit).unwrap()},
             {"prompts": 128},
             {"no_instruction": true},
             {"label_steps": 0},

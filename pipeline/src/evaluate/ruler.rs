@@ -51,6 +51,11 @@ impl Scored {
     pub fn scores(&self) -> Scores {
         Scores::of(self.each.iter())
     }
+
+    /// Every text metric over some pairs.
+    pub fn scores_of(&self, pairs: &[usize]) -> Scores {
+        Scores::of(pairs.iter().map(|&i| &self.each[i]))
+    }
 }
 
 /// The references and how they are compared with.
@@ -110,7 +115,7 @@ impl Ruler {
 
     /// The row over some pairs, without intervals; document frequencies and classes are those of the whole set.
     pub fn subset(&self, scored: &Scored, pairs: &[usize]) -> Row {
-        let scores = Scores::of(pairs.iter().map(|&i| &scored.each[i]));
+        let scores = scored.scores_of(pairs);
         let tally = Tally::of(pairs.iter().map(|&i| (scored.named[i], self.named[i])));
         Row {
             bleu4: scores.bleu4,

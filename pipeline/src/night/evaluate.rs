@@ -8,7 +8,9 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use ecg::segment::Decision;
 use ecg::window::Context;
 use ecg::{LEADS, SEGMENT_SAMPLES};
@@ -16,9 +18,11 @@ use model::bundle::Bundle;
 use model::checks::contradictions;
 use model::validate::validate;
 use rayon::prelude::*;
+use score::wordnet::WordNet;
 use serde::{Deserialize, Serialize};
 
 use super::settings::PipelineSection;
+use crate::bertscore::{BertScoreArgs, BertScorer};
 use crate::dataset::Ecg;
 use crate::evaluate::SLICE_MIN;
 use crate::evaluate::baselines::{self, derangement};
@@ -33,8 +37,34 @@ use crate::strata;
 /// Test samples whose noisy versions are put before the gate of the stream, and the ratio of the white noise on them.
 const NOISY_SAMPLES: usize = 100;
 const NOISY_SNR_DB: f64 = -6.0;
+/// Every figure; `bertscore_f1` where there is a model for it, `clinical_f1_macro` where a class is frequent enough.
+pub const METRICS: [&str; 17] = [
+    "abstain_rate",
+    "bertscore_f1",
+    "bleu1",
+    "bleu2",
+    "bleu3",
+    "bleu4",
+    "cider_d",
+    "clinical_f1_macro",
+    "clinical_f1_micro",
+    "contradiction_rate",
+    "ecg_use",
+    "ecg_use_zeroed",
+    "meteor",
+    "noise_refusal",
+    "rouge1_f",
+    "rouge2_f",
+    "rouge_l",
+];
 /// Training samples that the retrieval baseline remembers.
 const MEMORY_MAX: usize = 2000;
+
+/// True for METRIC, and for METRIC@AXIS=VALUE.
+pub fn is_metric(name: &str) -> bool {
+    let (metric, slice) = slice_of(name);
+    METRICS.contains(&metric) && slice.is_none_or(|slice| slice.contains('='))
+}
 
 /// What a bundle wrote about the test samples, and how well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +91,7 @@ pub struct Exam<'a> {
     samples: Vec<&'a Sample>,
     ecgs: Vec<Ecg>,
     ruler: Ruler,
+    scorer: Option<BertScorer>,
     /// Samples of each slice, as AXIS=VALUE.
     slices: BTreeMap<String, Vec<usize>>,
     noise_refusal: f64,
@@ -71,6 +102,8 @@ pub struct Exam<'a> {
 pub struct Answers {
     pub scored: Scored,
     own: ruler::Scored,
+    /// BERTScore F1 of each text, where there is a model for it.
+    bertscore_f1: Option<Vec<f64>>,
     shuffled: ruler::Scored,
     zeroed: ruler::Scored,
     abstained: Vec<bool>,
@@ -79,14 +112,21 @@ pub struct Answers {
 
 impl<'a> Exam<'a> {
     /// # Errors
-    /// A recording that cannot be read.
+    /// A recording, WordNet directory or model for BERTScore that cannot be read.
     pub fn new(data: &'a Dataset, settings: &PipelineSection) -> anyhow::Result<Self> {
         let test = test_set(data, settings.test_max, settings.seed);
         let samples: Vec<&Sample> = test.iter().map(|&i| &data.samples()[i]).collect();
         let ecgs = test.iter().map(|&i| data.ecg(i)).collect::<anyhow::Result<Vec<_>>>()?;
         let references = samples.iter().map(|sample| sample.report.clone()).collect();
+        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let wordnet = given(&settings.wordnet).map(|dir| WordNet::open(&dir)).transpose();
+        let bertscore = BertScoreArgs {
+            dir: given(&settings.bertscore),
+            ..BertScoreArgs::default()
+        };
         Ok(Self {
-            ruler: Ruler::new(references, None, settings.gate.resamples, settings.seed),
+            scorer: BertScorer::open(&bertscore).context("open pipeline.bertscore")?,
+            ruler: Ruler::new(references, wordnet.context("read pipeline.wordnet")?, settings.gate.resamples, settings.seed),
             slices: slices(&samples),
             noise_refusal: noise_refusal(&ecgs, settings.seed),
             seed: settings.seed,
@@ -123,6 +163,7 @@ impl<'a> Exam<'a> {
             .map(|other| texts[other].clone())
             .collect();
         let mut answers = Answers {
+            bertscore_f1: self.bertscore_f1(&texts)?,
             own: self.ruler.score(&texts),
             shuffled: self.ruler.score(&shuffled),
             zeroed: self.ruler.score(&vec![zeroed[0].clone(); texts.len()]),
@@ -204,15 +245,27 @@ impl<'a> Exam<'a> {
         intervals
     }
 
+    fn bertscore_f1(&self, texts: &[String]) -> anyhow::Result<Option<Vec<f64>>> {
+        let Some(scorer) = &self.scorer else { return Ok(None) };
+        let pairs: Vec<(String, String)> = texts.iter().cloned().zip(self.ruler.references.iter().cloned()).collect();
+        let each = scorer.score(&pairs)?.each;
+        Ok(Some(each.into_iter().map(|[_, _, f1]| f1).collect()))
+    }
+
     fn all(&self) -> Vec<usize> {
         (0..self.len()).collect()
     }
 
     fn text_metrics(&self, scored: &ruler::Scored, members: &[usize]) -> Metrics {
-        let row = self.ruler.subset(scored, members);
+        let (row, scores) = (self.ruler.subset(scored, members), scored.scores_of(members));
         let mut metrics = named([
+            ("bleu1", scores.bleu1),
+            ("bleu2", scores.bleu2),
+            ("bleu3", scores.bleu3),
             ("bleu4", row.bleu4),
             ("meteor", row.meteor),
+            ("rouge1_f", scores.rouge1_f),
+            ("rouge2_f", scores.rouge2_f),
             ("rouge_l", row.rouge_l),
             ("cider_d", row.cider_d),
             ("clinical_f1_micro", row.clinical_f1_micro),
@@ -230,6 +283,9 @@ impl<'a> Exam<'a> {
             false => 0.0,
         };
         let share = |marks: &[bool]| members.iter().filter(|&&i| marks[i]).count() as f64 / members.len().max(1) as f64;
+        let mean = |each: &Vec<f64>| members.iter().map(|&i| each[i]).sum::<f64>() / members.len().max(1) as f64;
+        let bertscore_f1 = answers.bertscore_f1.as_ref().map(mean);
+        metrics.extend(bertscore_f1.map(|f1| ("bertscore_f1".to_owned(), f1)));
         metrics.extend(named([
             ("ecg_use", lost(&answers.shuffled)),
             ("ecg_use_zeroed", lost(&answers.zeroed)),

@@ -10,6 +10,7 @@ use service::kafka::KafkaSettings;
 use service::settings::{Check, OutOfBounds, within};
 use store::Location;
 
+use super::evaluate::{METRICS, is_metric};
 use crate::gate::Margins;
 use crate::prompts::SIZES;
 use crate::schedule::At;
@@ -57,6 +58,12 @@ pub struct PipelineSection {
     pub reserve_mb: u64,
     /// Whether events are sent to the broker too.
     pub announce: bool,
+    /// WordNet 3.0 directory for METEOR's synonyms; empty for exact and stem matches.
+    #[serde(default)]
+    pub wordnet: PathBuf,
+    /// Directory of a BERT or RoBERTa model for BERTScore; empty for none.
+    #[serde(default)]
+    pub bertscore: PathBuf,
     /// Section `pipeline.train`.
     pub train: AdapterSettings,
     /// Section `pipeline.gate`.
@@ -127,6 +134,18 @@ impl Check for PipelineSettings {
         within("pipeline.samples_min", section.samples_min, 1..=1_000_000_000)?;
         within("pipeline.test_max", section.test_max, 1..=1_000_000)?;
         within("pipeline.gate.resamples", section.gate.resamples, 0..=100_000)?;
+        for (key, listed) in [
+            ("pipeline.gate.higher", &section.gate.higher),
+            ("pipeline.gate.lower", &section.gate.lower),
+        ] {
+            if let Some(name) = listed.keys().find(|name| !is_metric(name)) {
+                return Err(OutOfBounds {
+                    key,
+                    value: name.clone(),
+                    bound: format!("one of {METRICS:?}, or such a name with @AXIS=VALUE"),
+                });
+            }
+        }
         within("pipeline.lease_minutes", section.lease_minutes, 1..=1440)?;
         let train = &section.train;
         within("pipeline.train.rank", train.rank, 1..=4096)?;
@@ -172,6 +191,19 @@ mod tests {
         let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/pipeline.toml");
         let settings: PipelineSettings = service::settings::load_checked("pipeline", Some(&file)).unwrap();
         assert!(!settings.pipeline.gate.higher.is_empty());
+    }
+
+    #[test]
+    fn a_gate_that_lists_what_is_never_measured_is_refused() {
+        let mut settings = shipped();
+        settings.pipeline.gate.higher.insert("rouge_l@sex=female".to_owned(), 0.1);
+        settings.check().unwrap();
+        for wrong in ["blue4", "rouge_l@female"] {
+            let mut settings = settings.clone();
+            settings.pipeline.gate.lower.insert(wrong.to_owned(), 0.1);
+            let error = settings.check().unwrap_err();
+            assert_eq!((error.key, &*error.value), ("pipeline.gate.lower", wrong));
+        }
     }
 
     #[test]
