@@ -126,7 +126,12 @@ impl<'a> Exam<'a> {
         };
         Ok(Self {
             scorer: BertScorer::open(&bertscore).context("open pipeline.bertscore")?,
-            ruler: Ruler::new(references, wordnet.context("read pipeline.wordnet")?, settings.gate.resamples, settings.seed),
+            ruler: Ruler::new(
+                references,
+                wordnet.context("read pipeline.wordnet")?,
+                settings.gate.resamples,
+                settings.seed,
+            ),
             slices: slices(&samples),
             noise_refusal: noise_refusal(&ecgs, settings.seed),
             seed: settings.seed,
@@ -247,7 +252,11 @@ impl<'a> Exam<'a> {
 
     fn bertscore_f1(&self, texts: &[String]) -> anyhow::Result<Option<Vec<f64>>> {
         let Some(scorer) = &self.scorer else { return Ok(None) };
-        let pairs: Vec<(String, String)> = texts.iter().cloned().zip(self.ruler.references.iter().cloned()).collect();
+        let pairs: Vec<(String, String)> = texts
+            .iter()
+            .cloned()
+            .zip(self.ruler.references.iter().cloned())
+            .collect();
         let each = scorer.score(&pairs)?.each;
         Ok(Some(each.into_iter().map(|[_, _, f1]| f1).collect()))
     }

@@ -196,7 +196,11 @@ mod tests {
     #[test]
     fn a_gate_that_lists_what_is_never_measured_is_refused() {
         let mut settings = shipped();
-        settings.pipeline.gate.higher.insert("rouge_l@sex=female".to_owned(), 0.1);
+        settings
+            .pipeline
+            .gate
+            .higher
+            .insert("rouge_l@sex=female".to_owned(), 0.1);
         settings.check().unwrap();
         for wrong in ["blue4", "rouge_l@female"] {
             let mut settings = settings.clone();

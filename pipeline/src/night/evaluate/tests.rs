@@ -75,8 +75,15 @@ fn slices_intervals_and_baselines_come_of_the_same_samples() {
     let whole = metrics.keys().filter(|name| !name.contains('@'));
     let unknown: Vec<&String> = whole.filter(|name| !is_metric(name)).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
-    let missing: Vec<&str> = METRICS.into_iter().filter(|&name| !metrics.contains_key(name)).collect();
-    assert_eq!(missing, ["bertscore_f1", "clinical_f1_macro"], "no model for it; no class of 20 references");
+    let missing: Vec<&str> = METRICS
+        .into_iter()
+        .filter(|&name| !metrics.contains_key(name))
+        .collect();
+    assert_eq!(
+        missing,
+        ["bertscore_f1", "clinical_f1_macro"],
+        "no model for it; no class of 20 references"
+    );
     assert!(metrics["noise_refusal"] > 0.5, "{metrics:?}");
     assert_eq!(metrics["rouge_l@origin=base"], metrics["rouge_l"]);
 
