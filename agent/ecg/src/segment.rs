@@ -5,6 +5,7 @@
 //! Shapes: `raw` and `filtered` are 12 x 5000, lead-major, standard lead order, `uv_per_unit` microvolts a unit.
 
 mod codec;
+mod steps;
 
 use serde::{Deserialize, Serialize};
 

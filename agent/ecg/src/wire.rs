@@ -3,36 +3,18 @@
 //! Place: between bytes and the typed `packet::Packet` and `segment::Segment`; nothing else reads these.
 //! Invariant: nothing here is validated; whatever leaves this module for the rest of the code goes through a `decode`.
 
-use prost::encoding::{WireType, encode_key, encode_varint};
-
 include!(concat!(env!("OUT_DIR"), "/meit.ecg.v1.rs"));
 
-/// Schema version that this code writes and the newest that it reads.
+/// Schema version of packets.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Little-endian bytes of 16-bit samples.
 pub fn bytes_of_samples(samples: &[i16]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    append_bytes(&mut bytes, samples);
-    bytes
-}
-
-/// Appends field `tag`, of type bytes, with the little-endian bytes of 16-bit samples; nothing where there are none.
-pub(crate) fn append_samples(message: &mut Vec<u8>, tag: u32, samples: &[i16]) {
-    if samples.is_empty() {
-        return;
-    }
-    encode_key(tag, WireType::LengthDelimited, message);
-    encode_varint(2 * samples.len() as u64, message);
-    append_bytes(message, samples);
-}
-
-fn append_bytes(bytes: &mut Vec<u8>, samples: &[i16]) {
-    let start = bytes.len();
-    bytes.resize(start + 2 * samples.len(), 0);
-    for (two, sample) in bytes[start..].chunks_exact_mut(2).zip(samples) {
+    let mut bytes = vec![0; 2 * samples.len()];
+    for (two, sample) in bytes.chunks_exact_mut(2).zip(samples) {
         two.copy_from_slice(&sample.to_le_bytes());
     }
+    bytes
 }
 
 /// 16-bit samples of little-endian bytes; a trailing odd byte makes it `None`.

@@ -6,17 +6,17 @@
 
 use prost::Message;
 
-use super::{Decision, LeadAmplitudes, LeadQuality, Measurements, Reason, Segment};
+use super::{Decision, LeadAmplitudes, LeadQuality, Measurements, Reason, Segment, steps};
 use crate::{LEADS, SEGMENT_SAMPLES, wire};
 
-/// Largest encoded segment that is decoded: two sample arrays of 120 kB each and room for the rest.
+/// Largest encoded segment that is decoded: two sample arrays of 180 kB each at most, and room for the rest.
 pub const SEGMENT_BYTES_MAX: usize = 512 * 1024;
 
+/// Schema version that is written and the newest that is read; 1 had samples of two bytes.
+const SCHEMA_VERSION: u32 = 2;
 /// Numbers of the samples' fields in proto/ecg.proto.
-const RAW: u32 = 10;
-const FILTERED: u32 = 11;
-/// Bytes before a field's value at most: its key and its length.
-const FIELD_HEAD_MAX: usize = 15;
+const RAW_STEPS: u32 = 24;
+const FILTERED_STEPS: u32 = 25;
 
 /// Bytes that are no segment.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ impl Segment {
     /// Protobuf bytes of the segment. The samples, nearly all of it, are written where they are sent from, after the other fields.
     pub fn encode(&self) -> Vec<u8> {
         let rest = wire::Segment {
-            schema_version: wire::SCHEMA_VERSION,
+            schema_version: SCHEMA_VERSION,
             id: self.id.clone(),
             stream_id: self.stream_id.clone(),
             device_id: self.device_id.clone(),
@@ -72,6 +72,8 @@ impl Segment {
             uv_per_unit: self.uv_per_unit,
             raw: Vec::new(),
             filtered: Vec::new(),
+            raw_steps: Vec::new(),
+            filtered_steps: Vec::new(),
             quality: self.quality.iter().map(quality_to_wire).collect(),
             measurements: Some(measurements_to_wire(&self.measurements)),
             decision: self.decision as i32 + 1,
@@ -84,11 +86,12 @@ impl Segment {
             context_after: self.context_after,
             samples_sha256: self.samples_sha256.clone(),
         };
-        let room = rest.encoded_len() + 2 * (self.raw.len() + self.filtered.len()) + 2 * FIELD_HEAD_MAX;
+        let lengths = [&self.raw, &self.filtered].map(|samples| steps::length(samples));
+        let room = rest.encoded_len() + lengths.iter().sum::<usize>() + 2 * steps::HEAD_MAX;
         let mut bytes = Vec::with_capacity(room);
         rest.encode(&mut bytes).expect("a vector has room for any message");
-        wire::append_samples(&mut bytes, RAW, &self.raw);
-        wire::append_samples(&mut bytes, FILTERED, &self.filtered);
+        steps::append(&mut bytes, RAW_STEPS, &self.raw, lengths[0]);
+        steps::append(&mut bytes, FILTERED_STEPS, &self.filtered, lengths[1]);
         bytes
     }
 
@@ -101,7 +104,7 @@ impl Segment {
             return Err(SegmentError::TooLarge { bytes: bytes.len() });
         }
         let wire = wire::Segment::decode(bytes)?;
-        if wire.schema_version == 0 || wire.schema_version > wire::SCHEMA_VERSION {
+        if wire.schema_version == 0 || wire.schema_version > SCHEMA_VERSION {
             return Err(SegmentError::Schema {
                 version: wire.schema_version,
             });
@@ -132,6 +135,10 @@ impl Segment {
                 field: "decision",
                 value: f64::from(wire.decision),
             })?;
+        let samples = |field, whole: &[u8], steps: &[u8]| match wire.schema_version {
+            1 => samples_of_wire(field, whole),
+            _ => steps::decode(field, steps),
+        };
         Ok(Self {
             id: wire.id,
             stream_id: wire.stream_id,
@@ -142,8 +149,8 @@ impl Segment {
             last_gateway_time_us: wire.last_gateway_time_us,
             source_rate_hz: wire.source_rate_hz,
             uv_per_unit: wire.uv_per_unit,
-            raw: samples_of_wire("raw", &wire.raw)?,
-            filtered: samples_of_wire("filtered", &wire.filtered)?,
+            raw: samples("raw", &wire.raw, &wire.raw_steps)?,
+            filtered: samples("filtered", &wire.filtered, &wire.filtered_steps)?,
             quality,
             measurements: measurements_of_wire(wire.measurements.unwrap_or_default()),
             decision,
@@ -357,6 +364,31 @@ mod tests {
                 format!("DECISION_{}", decision.as_str().to_uppercase())
             );
         }
+    }
+
+    #[test]
+    fn a_segment_of_schema_1_is_read_too() {
+        let segment = segment();
+        let now = wire::Segment::decode(&*segment.encode()).unwrap();
+        let earlier = wire::Segment {
+            schema_version: 1,
+            raw: wire::bytes_of_samples(&segment.raw),
+            filtered: wire::bytes_of_samples(&segment.filtered),
+            raw_steps: vec![],
+            filtered_steps: vec![],
+            ..now
+        };
+        let bytes = earlier.encode_to_vec();
+        assert_eq!(Segment::decode(&bytes).unwrap(), segment);
+        assert!(segment.encode().len() < bytes.len());
+        let later = wire::Segment {
+            schema_version: SCHEMA_VERSION + 1,
+            ..earlier
+        };
+        assert!(matches!(
+            Segment::decode(&later.encode_to_vec()),
+            Err(SegmentError::Schema { version: 3 })
+        ));
     }
 
     #[test]
