@@ -131,7 +131,10 @@ mod tests {
         assert_eq!(length_of(&[MORE, MORE, MORE, 0]), 0);
         let mut far = whole;
         far.splice(1..1, value(&[i16::MAX])); // from 7 by another 32767
-        assert!(matches!(decode("raw", &far), Err(SegmentError::Value { value: 32_774.0, .. })));
+        assert!(matches!(
+            decode("raw", &far),
+            Err(SegmentError::Value { value: 32_774.0, .. })
+        ));
     }
 
     proptest! {
