@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use service::kafka::KafkaSettings;
 use store::disk;
 
+use crate::corpus::splits;
 use crate::erasure::Erasures;
 use crate::manifest::{
     Dataset, ECG_BYTES, MANIFEST, Manifest, Query, Sample, Shard, ecg_path, file_sha256, read_manifest, read_rows,
@@ -71,6 +72,8 @@ pub fn run(settings: &CurateSettings, erasures: &Erasures, out: &Path) -> anyhow
     if out.join(MANIFEST).is_file() {
         let there = read_manifest(out)?;
         query.ends.clone_from(&there.query.ends);
+        // a data set that is whole says itself which code made it
+        query.code_sha256.clone_from(&there.query.code_sha256);
         ensure!(
             there.query == query,
             "{} holds a data set of another query: remove it, or choose another place",
@@ -128,6 +131,7 @@ fn gather(settings: &CurateSettings, erasures: &Erasures) -> anyhow::Result<Sour
         };
         *dropped.entry(why).or_default() += 1;
     }
+    splits(&kept)?;
     all.candidates = kept;
     Ok(all)
 }

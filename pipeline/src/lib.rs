@@ -27,6 +27,7 @@ pub mod optimizer;
 pub mod params;
 pub mod prompts;
 mod rates;
+pub mod record;
 pub mod registry;
 pub mod schedule;
 pub mod settings;

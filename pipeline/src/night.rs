@@ -38,7 +38,7 @@ use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
 use crate::gate::{Decision, decide};
 use crate::lease::{Asked, Holder, Lease};
-use crate::manifest::{Dataset, Manifest};
+use crate::manifest::{Dataset, MANIFEST, Manifest};
 use crate::registry::Registry;
 use crate::sources::{Origin, Split};
 
@@ -186,6 +186,7 @@ impl<'a> Night<'a> {
             return Ok(plan);
         }
         let bundle = Bundle::load(&self.settings.bundle, &Device::Cpu).context("load base bundle")?;
+        evaluate::tools(self.settings)?; // rather than after hours of training
         let mut ends = BTreeMap::new();
         for source in &self.settings.sources {
             let end = source.ends(self.kafka.as_ref());
@@ -229,8 +230,12 @@ impl<'a> Night<'a> {
             base: plan.base.bundle_id.clone(),
             reserve_bytes: self.reserve(),
         };
-        let erasures = Erasures::open(self.registry.store())?;
-        curate::run(&curate, &erasures, &self.dir.join("dataset")).context("curate")
+        let (erasures, dataset) = (Erasures::open(self.registry.store())?, self.dir.join("dataset"));
+        // patients who were erased after this was curated
+        if dataset.join(MANIFEST).is_file() && curate::erase(&dataset, &erasures).context("erase")? > 0 {
+            undo::forget(&self.dir)?;
+        }
+        curate::run(&curate, &erasures, &dataset).context("curate")
     }
 
     fn reserve(&self) -> u64 {

@@ -143,11 +143,19 @@ pub fn go_on(place: &JobPlace, until: Step) -> anyhow::Result<()> {
         place: place.clone(),
         ..JobArgs::default()
     };
-    let (mut settings, run) = (args.settings()?, args.run());
-    if let Some(plan) = read_json::<Plan>(&settings.pipeline.work.join(&run).join(PLAN))? {
+    let run = args.run();
+    step(&started_with(&args.settings()?, &run)?, &run, until).map(drop)
+}
+
+/// The settings of a run: its own where it was started, as what it did follows from those.
+fn started_with(settings: &PipelineSettings, run: &str) -> anyhow::Result<PipelineSettings> {
+    let mut settings = settings.clone();
+    let plan = read_json::<Plan>(&settings.pipeline.work.join(run).join(PLAN))?;
+    // a directory of runs that was moved is another
+    if let Some(plan) = plan.filter(|plan| plan.settings.work == settings.pipeline.work) {
         settings.pipeline = plan.settings;
     }
-    step(&settings, &run, until).map(drop)
+    Ok(settings)
 }
 
 /// The whole job, after what earlier runs left undone; with `wait`, once nobody else has the lease.
@@ -166,7 +174,8 @@ pub fn run(args: &JobArgs, wait: bool) -> anyhow::Result<Progress> {
             .iter()
             .filter(|earlier| **earlier != run)
         {
-            if let Err(error) = step(&settings, earlier, Step::Promote) {
+            let done = started_with(&settings, earlier).and_then(|own| step(&own, earlier, Step::Promote));
+            if let Err(error) = done {
                 eprintln!("run {earlier}: {error:#}");
             }
         }
@@ -355,6 +364,7 @@ pub fn daemon(args: &JobArgs, at: Option<At>, metrics_file: Option<&Path>) -> an
 fn nightly(settings: &PipelineSettings, run: &str, metrics_file: Option<&Path>) {
     for attempt in 1..=TRIES {
         let night = || {
+            let settings = started_with(settings, run)?;
             let night = Night::open(&settings.pipeline, run)?.with_kafka(&settings.kafka);
             night.go(Step::Promote, &|_| false)
         };

@@ -6,7 +6,6 @@
 
 mod heads;
 pub(crate) mod language;
-pub mod record;
 
 use std::path::Path;
 
@@ -28,11 +27,11 @@ use crate::export::{CLIP_MV, export};
 use crate::objective;
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
+use crate::record::Stopwatch;
 use crate::settings::TrainSettings;
 use crate::train_data::{Told, TrainingData};
 use heads::{Heads, Views};
 use language::Language;
-use record::Stopwatch;
 
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;

@@ -14,7 +14,7 @@ use super::table::Table;
 use super::{BenchmarkArgs, Results, directory, open};
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::leads;
-use crate::train::record::Record;
+use crate::record::Record;
 
 /// What decides about a bundle.
 struct Made {
@@ -28,11 +28,10 @@ impl Made {
             Value::Object(object) => object,
             _ => Map::new(),
         };
-        let record = Record::read(directory(argument))?;
-        let by_training = record.map(|record| serde_json::to_value(record.settings).map(object));
+        let record = Record::<Value>::read(directory(argument))?;
         let manifest = bundle.manifest();
         Ok(Self {
-            by_training: by_training.transpose()?,
+            by_training: record.map(|record| object(record.settings)),
             by_manifest: object(json!({
                 "fusion": manifest.fusion,
                 "encoder": manifest.encoder,
@@ -84,6 +83,8 @@ pub fn ablations(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results>
             continue;
         };
         let differs = made.differs_from(first_made);
+        let choices: Vec<String> = differs.iter().map(|(key, value)| format!("{key} {}", words(value))).collect();
+        line.name = format!("{} ({})", line.name, choices.join(", "));
         let lead = leads(&bench.ruler, &scored, first_scored)
             .remove("first")
             .unwrap_or_default();
@@ -92,11 +93,6 @@ pub fn ablations(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results>
             let values = values.map(|metric| lead.get(metric).map(|interval| interval[place]));
             table.rows.push((format!("{}, {end}", line.name), values.to_vec()));
         }
-        let words: Vec<String> = differs
-            .iter()
-            .map(|(key, value)| format!("{key} {}", words(value)))
-            .collect();
-        line.name = format!("{} ({})", line.name, words.join(", "));
         lines.push(line);
         beside.push((differs, lead));
     }

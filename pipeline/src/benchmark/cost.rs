@@ -10,13 +10,13 @@ use anyhow::Context;
 use model::{bundle, weights};
 use safetensors::SafeTensors;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::table::Table;
 use super::{BenchmarkArgs, Results, directory, open};
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::{baselines, readings};
-use crate::train::record::Record;
+use crate::record::Record;
 
 /// Recordings drafted once before time is taken.
 const WARM_UP: usize = 4;
@@ -55,7 +55,7 @@ pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
     let mut lines = Vec::new();
     for argument in &args.bundles {
         let (name, bundle) = open(argument)?;
-        let training = Record::read(directory(argument))?.and_then(|record| record.seconds);
+        let training = Record::<Value>::read(directory(argument))?.and_then(|record| record.seconds);
         readings::draft(&bundle, ecgs().take(WARM_UP))?;
         let start = Instant::now();
         baselines::features(&bundle, ecgs())?;

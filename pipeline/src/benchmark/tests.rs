@@ -106,7 +106,7 @@ fn ablations_say_what_a_bundle_did_otherwise_and_by_how_much_it_leads() {
     let rouge_l = |line: &Value| line["row"]["rouge_l"].as_f64().unwrap();
     let difference = rouge_l(second) - rouge_l(first);
     assert!(lead[0] <= difference && difference <= lead[1], "{difference} {lead:?}");
-    assert!(table.contains("| told-less, from |"), "{table}");
+    assert!(table.contains("| told-less (evidence measurements), from |"), "{table}");
 }
 
 #[test]
@@ -165,6 +165,7 @@ fn a_judge_marks_every_draft_of_a_bundle() {
             told.contains("reference_report") && !told.contains("<|user|>"),
             "{told}"
         );
+        assert_eq!(request["authorization"], Value::Null);
     }
 }
 

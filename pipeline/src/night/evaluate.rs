@@ -85,6 +85,21 @@ pub fn test_set(data: &Dataset, max: usize, seed: u64) -> Vec<usize> {
     test
 }
 
+/// What the settings name for metrics.
+///
+/// # Errors
+/// A WordNet directory or model for BERTScore that cannot be read.
+pub fn tools(settings: &PipelineSection) -> anyhow::Result<(Option<WordNet>, Option<BertScorer>)> {
+    let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let wordnet = given(&settings.wordnet).map(|dir| WordNet::open(&dir)).transpose();
+    let bertscore = BertScoreArgs {
+        dir: given(&settings.bertscore),
+        ..BertScoreArgs::default()
+    };
+    let scorer = BertScorer::open(&bertscore).context("open pipeline.bertscore")?;
+    Ok((wordnet.context("read pipeline.wordnet")?, scorer))
+}
+
 /// The test samples with everything that is the same for every bundle.
 pub struct Exam<'a> {
     data: &'a Dataset,
@@ -118,20 +133,10 @@ impl<'a> Exam<'a> {
         let samples: Vec<&Sample> = test.iter().map(|&i| &data.samples()[i]).collect();
         let ecgs = test.iter().map(|&i| data.ecg(i)).collect::<anyhow::Result<Vec<_>>>()?;
         let references = samples.iter().map(|sample| sample.report.clone()).collect();
-        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
-        let wordnet = given(&settings.wordnet).map(|dir| WordNet::open(&dir)).transpose();
-        let bertscore = BertScoreArgs {
-            dir: given(&settings.bertscore),
-            ..BertScoreArgs::default()
-        };
+        let (wordnet, scorer) = tools(settings)?;
         Ok(Self {
-            scorer: BertScorer::open(&bertscore).context("open pipeline.bertscore")?,
-            ruler: Ruler::new(
-                references,
-                wordnet.context("read pipeline.wordnet")?,
-                settings.gate.resamples,
-                settings.seed,
-            ),
+            scorer,
+            ruler: Ruler::new(references, wordnet, settings.gate.resamples, settings.seed),
             slices: slices(&samples),
             noise_refusal: noise_refusal(&ecgs, settings.seed),
             seed: settings.seed,

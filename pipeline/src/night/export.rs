@@ -12,6 +12,7 @@ use store::disk;
 
 use super::learner::{Learner, Recipe};
 use super::settings::EncoderMode;
+use crate::record;
 
 /// Base bundle's id and the hashes that a node compares with its own.
 pub fn base_of(bundle: &bundle::Bundle) -> Base {
@@ -54,6 +55,10 @@ pub fn export(
     let adapter_sha256 = learner.adapter().save(&adapter)?;
     let mut manifest = learner.bundle().manifest().clone();
     manifest.name = format!("{} after {run}", manifest.name);
+    let record = learner.record();
+    if record.is_file() {
+        copy(&record, &out.join(record::FILE))?;
+    }
     let id = bundle::seal(out, manifest)?;
     let generation = Generation {
         format: GENERATION_FORMAT.to_owned(),

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use candle_core::backprop::GradStore;
@@ -30,6 +30,7 @@ use crate::manifest::{Dataset, Sample};
 use crate::objective::{self, language_loss};
 use crate::optimizer::{AdamW, schedule};
 use crate::params::Params;
+use crate::record::{self, Stopwatch};
 use crate::sources::{Origin, Split};
 
 /// The linear layers that are adapted, as in the paper: all of them but the output head.
@@ -82,6 +83,8 @@ pub struct Learner<'a> {
     projector: Projector,
     params: Params,
     checkpoints: Checkpoints,
+    /// Directory of the checkpoints and of the record.
+    work: PathBuf,
     rows: Vec<Row>,
     signed: Vec<usize>,
     base: Vec<usize>,
@@ -161,6 +164,7 @@ impl<'a> Learner<'a> {
             projector,
             params,
             checkpoints: Checkpoints::open(work.join("checkpoint"))?,
+            work: work.to_owned(),
             rows,
             signed,
             base: base_samples,
@@ -185,6 +189,7 @@ impl<'a> Learner<'a> {
             Some(resumed) => resumed,
             None => (fresh, AdamW::default()),
         };
+        let stopwatch = Stopwatch::start(&self.recipe, state.step, &self.work);
         let from_base = if self.base.is_empty() {
             0
         } else {
@@ -207,6 +212,7 @@ impl<'a> Learner<'a> {
             state.step += 1;
             if state.step.is_multiple_of(train.checkpoint_steps) || state.step == steps {
                 tracing::info!(step = state.step, steps, loss, "training");
+                stopwatch.note(&self.recipe, state.step, &self.work)?;
                 self.checkpoints.save(&self.params, &optimizer, &state)?;
             }
             if stop(state.step) {
@@ -278,6 +284,11 @@ impl<'a> Learner<'a> {
         let embedded = self.embed(&[i])?.detach();
         self.embedded.borrow_mut().insert(i, embedded.clone());
         Ok(embedded)
+    }
+
+    /// The record of its time.
+    pub fn record(&self) -> PathBuf {
+        self.work.join(record::FILE)
     }
 
     /// The adapter as it is now.

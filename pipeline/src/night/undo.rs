@@ -21,7 +21,7 @@ use crate::registry::Registry;
 ///
 /// # Errors
 /// A file that cannot be removed.
-fn forget(run: &Path) -> anyhow::Result<()> {
+pub(super) fn forget(run: &Path) -> anyhow::Result<()> {
     for folder in ["training", "candidate"] {
         let path = run.join(folder);
         if path.exists() {

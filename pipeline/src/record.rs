@@ -1,24 +1,23 @@
 //! How a bundle was trained, and for how long: training.json beside it.
 //!
-//! Place: written by a training run with each checkpoint, read by the benchmark. Invariant: it is no part of the bundle, whose id
-//! and weights are the same however long a run took.
+//! Place: written by training and by the nightly job with each checkpoint, read by the benchmark. Invariant: it is no part of the
+//! bundle, whose id and weights are the same however long a run took.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use store::disk;
 
-use crate::settings::TrainSettings;
-
 /// Name of the file.
-const FILE: &str = "training.json";
+pub(crate) const FILE: &str = "training.json";
 
-/// What training.json holds.
+/// What training.json holds of a run with settings `S`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub settings: TrainSettings,
+pub struct Record<S> {
+    pub settings: S,
     /// Steps done.
     pub steps: u64,
     /// Time of those steps and their validations; `None` where that of an earlier start is not known.
@@ -27,7 +26,7 @@ pub struct Record {
     pub cores: usize,
 }
 
-impl Record {
+impl<S: DeserializeOwned> Record<S> {
     /// The record beside a bundle; `None` where there is none.
     ///
     /// # Errors
@@ -44,16 +43,16 @@ impl Record {
 }
 
 /// Takes the time of a run.
-pub(super) struct Stopwatch {
+pub(crate) struct Stopwatch {
     start: Instant,
     before: Option<f64>,
 }
 
 impl Stopwatch {
     /// Goes on from the record in `out` when this run has done steps before.
-    pub fn start(settings: &TrainSettings, steps: u64, out: &Path) -> Self {
+    pub fn start<S: DeserializeOwned + PartialEq>(settings: &S, steps: u64, out: &Path) -> Self {
         let earlier = || {
-            let record = Record::read(out).ok().flatten()?;
+            let record = Record::<S>::read(out).ok().flatten()?;
             (record.settings == *settings && record.steps >= steps).then_some(record.seconds)?
         };
         Self {
@@ -66,9 +65,9 @@ impl Stopwatch {
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn note(&self, settings: &TrainSettings, steps: u64, out: &Path) -> anyhow::Result<()> {
+    pub fn note(&self, settings: &impl Serialize, steps: u64, out: &Path) -> anyhow::Result<()> {
         let record = Record {
-            settings: settings.clone(),
+            settings,
             steps,
             seconds: self.before.map(|before| before + self.start.elapsed().as_secs_f64()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
