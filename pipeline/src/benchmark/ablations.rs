@@ -83,7 +83,10 @@ pub fn ablations(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results>
             continue;
         };
         let differs = made.differs_from(first_made);
-        let choices: Vec<String> = differs.iter().map(|(key, value)| format!("{key} {}", words(value))).collect();
+        let choices: Vec<String> = differs
+            .iter()
+            .map(|(key, value)| format!("{key} {}", words(value)))
+            .collect();
         line.name = format!("{} ({})", line.name, choices.join(", "));
         let lead = leads(&bench.ruler, &scored, first_scored)
             .remove("first")

@@ -91,11 +91,16 @@ fn a_run_goes_on_after_an_upgrade_and_without_a_patient_who_was_erased_meanwhile
     let settings = bench.settings();
     stopped(&settings, "night");
     let dataset = settings.work.join("night/dataset");
-    let (path, manifest) = (dataset.join(MANIFEST), crate::manifest::read_manifest(&dataset).unwrap());
+    let (path, manifest) = (
+        dataset.join(MANIFEST),
+        crate::manifest::read_manifest(&dataset).unwrap(),
+    );
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace(&manifest.query.code_sha256, &"0".repeat(64))).unwrap();
     let data = Dataset::open(&dataset).unwrap();
-    let patient = data.samples()[data.indices(|sample| sample.split == Split::Train)[0]].patient_hash.clone();
+    let patient = data.samples()[data.indices(|sample| sample.split == Split::Train)[0]]
+        .patient_hash
+        .clone();
     let theirs = held_elsewhere(&settings);
     undo::erase(&settings, None, &patient, &[]).unwrap_err();
     theirs.release().unwrap();
@@ -103,9 +108,15 @@ fn a_run_goes_on_after_an_upgrade_and_without_a_patient_who_was_erased_meanwhile
     assert_eq!(outcome.status, Status::Promoted, "{outcome:?}");
     let data = Dataset::open(&dataset).unwrap();
     assert!(data.samples().iter().all(|sample| sample.patient_hash != patient));
-    let generation = bench.path("registry").join(generation_key(outcome.generation.as_deref().unwrap()));
+    let generation = bench
+        .path("registry")
+        .join(generation_key(outcome.generation.as_deref().unwrap()));
     let record = crate::record::Record::<serde_json::Value>::read(&generation).unwrap();
-    assert!(record.and_then(|record| record.seconds).is_some_and(|seconds| seconds > 0.0));
+    assert!(
+        record
+            .and_then(|record| record.seconds)
+            .is_some_and(|seconds| seconds > 0.0)
+    );
 }
 
 #[test]
@@ -114,8 +125,14 @@ fn what_the_metrics_need_is_looked_for_before_anything_is_done() {
     let mut settings = bench.settings();
     settings.wordnet = bench.path("nowhere");
     let error = format!("{:#}", run(&settings, "night").unwrap_err());
-    assert!(error.contains("pipeline.wordnet") && error.contains("nowhere"), "{error}");
-    assert!(Report::read(&settings).unwrap().open.is_empty(), "no plan, so it can be mended");
+    assert!(
+        error.contains("pipeline.wordnet") && error.contains("nowhere"),
+        "{error}"
+    );
+    assert!(
+        Report::read(&settings).unwrap().open.is_empty(),
+        "no plan, so it can be mended"
+    );
 }
 
 #[test]
