@@ -71,13 +71,11 @@ impl TrainingData {
         let validation = recorded(&data.of_folds(|fold| fold == VALIDATION_FOLD));
         let train = recorded(&training);
         ensure!(
-            train.len() >= settings.batch,
-            "{} training recordings: fewer than one batch",
-            train.len()
-        );
-        ensure!(
-            !validation.is_empty(),
-            "no validation recording in fold {VALIDATION_FOLD}"
+            train.len() >= settings.batch && !validation.is_empty(),
+            "{} recordings to train on and {} to validate on: a batch of {} and one are needed",
+            train.len(),
+            validation.len(),
+            settings.batch
         );
         let statements = Statements::of(train.iter().map(|s| s.report.as_str()), settings.positives_min);
         let codes = scp_labels(&train, settings.positives_min);
@@ -97,22 +95,15 @@ impl TrainingData {
             report: sample.report.clone(),
             measurements,
         };
-        let label = |holds: bool| f32::from(u8::from(holds));
         let set = |samples: &[&Sample]| -> anyhow::Result<EcgSet> {
             let ecgs = load_ecgs(samples)?;
-            let told: Vec<Told> = samples
+            let told = samples
                 .iter()
                 .zip(&ecgs)
-                .map(|(s, ecg)| told(s, ecg.measurements.clone()))
-                .collect();
-            let labels = samples.iter().zip(&told).map(|(sample, told)| {
-                let named = (0..statements.len()).map(|at| label(told.named.contains(&at)));
-                named
-                    .chain(codes.iter().map(|code| label(sample.scp.contains(code))))
-                    .collect()
-            });
+                .map(|(sample, ecg)| told(sample, ecg.measurements.clone()));
+            let told: Vec<Told> = told.collect();
             Ok(EcgSet {
-                labels: labels.collect(),
+                labels: labels(samples, &told, statements.len(), &codes),
                 morphology: ecgs.par_iter().map(|ecg| morphology(&ecg.input())).collect(),
                 told,
                 ecgs,
@@ -226,6 +217,16 @@ fn scp_labels(recorded: &[&Sample], positives_min: usize) -> Vec<String> {
         .filter(|(_, n)| *n >= positives_min)
         .map(|(code, _)| code.clone())
         .collect()
+}
+
+/// 1 where a report names a statement, then 1 where a recording has an SCP statement.
+fn labels(samples: &[&Sample], told: &[Told], statements: usize, codes: &[String]) -> Vec<Vec<f32>> {
+    let of = |(sample, told): (&&Sample, &Told)| {
+        let named = (0..statements).map(|at| told.named.contains(&at));
+        let has = codes.iter().map(|code| sample.scp.contains(code));
+        named.chain(has).map(|holds| f32::from(u8::from(holds))).collect()
+    };
+    samples.iter().zip(told).map(of).collect()
 }
 
 fn data_sha256(samples: &[&Sample]) -> String {

@@ -123,56 +123,31 @@ struct Line {
     args: BenchmarkArgs,
 }
 
+const VIT: &str = r#"{"kind": "vit1d", "width": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 25, "patches": 100}"#;
+
+/// Names of runs, and what each does otherwise than the first.
+fn variants() -> [(&'static str, TrainSettings); 7] {
+    let with = |change: fn(&mut TrainSettings)| {
+        let mut settings = settings();
+        change(&mut settings);
+        settings
+    };
+    [
+        ("whole", settings()),
+        ("input", with(|run| run.fusion = Some(Fusion::Input))),
+        ("crossed", with(|run| run.fusion = "cross-attention".parse().ok())),
+        ("vit", with(|run| run.trunk = VIT.parse().unwrap())),
+        ("many-prompts", with(|run| run.prompts = 128)),
+        ("bare", with(|run| run.no_instruction = true)),
+        ("unlabelled", with(|run| run.label_steps = 0)),
+    ]
+}
+
 #[test]
 fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
     let dir = tempfile::tempdir().unwrap();
     let data = dataset(dir.path());
-    let vit = r#"{"kind": "vit1d", "width": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 25, "patches": 100}"#;
-    let variants: [(&str, TrainSettings); 7] = [
-        ("whole", settings()),
-        (
-            "input",
-            TrainSettings {
-                fusion: Some(Fusion::Input),
-                ..settings()
-            },
-        ),
-        (
-            "crossed",
-            TrainSettings {
-                fusion: Some("cross-attention".parse().unwrap()),
-                ..settings()
-            },
-        ),
-        (
-            "vit",
-            TrainSettings {
-                trunk: vit.parse().unwrap(),
-                ..settings()
-            },
-        ),
-        (
-            "many-prompts",
-            TrainSettings {
-                prompts: 128,
-                ..settings()
-            },
-        ),
-        (
-            "bare",
-            TrainSettings {
-                no_instruction: true,
-                ..settings()
-            },
-        ),
-        (
-            "unlabelled",
-            TrainSettings {
-                label_steps: 0,
-                ..settings()
-            },
-        ),
-    ];
+    let variants = variants();
     let out = dir.path().join("out");
     let mut line = vec![
         "benchmark".to_owned(),
@@ -203,7 +178,7 @@ fn ablations_train_draft_and_are_told_apart_by_what_they_did_otherwise() {
             {},
             {"fusion": {"kind": "input"}},
             {"fusion": {"kind": "cross-attention", "every": 1}},
-            {"trunk": serde_json::from_str::<serde_json::Value>(vit).unwrap()},
+            {"trunk": serde_json::from_str::<serde_json::Value>(VIT).unwrap()},
             {"prompts": 128},
             {"no_instruction": true},
             {"label_steps": 0},

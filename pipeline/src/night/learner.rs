@@ -189,7 +189,7 @@ impl<'a> Learner<'a> {
             Some(resumed) => resumed,
             None => (fresh, AdamW::default()),
         };
-        let stopwatch = Stopwatch::start(&self.recipe, state.step, &self.work);
+        let stopwatch = Stopwatch::start(self.recipe, state.step, &self.work);
         let from_base = if self.base.is_empty() {
             0
         } else {
@@ -212,7 +212,7 @@ impl<'a> Learner<'a> {
             state.step += 1;
             if state.step.is_multiple_of(train.checkpoint_steps) || state.step == steps {
                 tracing::info!(step = state.step, steps, loss, "training");
-                stopwatch.note(&self.recipe, state.step, &self.work)?;
+                stopwatch.note(self.recipe, state.step, &self.work)?;
                 self.checkpoints.save(&self.params, &optimizer, &state)?;
             }
             if stop(state.step) {
