@@ -86,12 +86,11 @@ impl Segment {
             context_after: self.context_after,
             samples_sha256: self.samples_sha256.clone(),
         };
-        let lengths = [&self.raw, &self.filtered].map(|samples| steps::length(samples));
-        let room = rest.encoded_len() + lengths.iter().sum::<usize>() + 2 * steps::HEAD_MAX;
-        let mut bytes = Vec::with_capacity(room);
+        let mut bytes = Vec::with_capacity(rest.encoded_len() + 2 * steps::FIELD_MAX);
         rest.encode(&mut bytes).expect("a vector has room for any message");
-        steps::append(&mut bytes, RAW_STEPS, &self.raw, lengths[0]);
-        steps::append(&mut bytes, FILTERED_STEPS, &self.filtered, lengths[1]);
+        steps::append(&mut bytes, RAW_STEPS, &self.raw);
+        steps::append(&mut bytes, FILTERED_STEPS, &self.filtered);
+        bytes.shrink_to_fit();
         bytes
     }
 
