@@ -20,6 +20,7 @@ pub fn end_when_closed() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -46,7 +47,10 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        drop(child.stdout.take());
+        // past what the test runner prints before
+        let mut read = child.stdout.take().unwrap();
+        read.read_exact(&mut [0; 8192]).unwrap();
+        drop(read);
         let ended = child.wait_with_output().unwrap();
         assert_eq!((ended.status.code(), ended.stderr.len()), (Some(CODE), 0), "{ended:?}");
     }
