@@ -177,9 +177,9 @@ pub enum EncoderTrunk {
     /// A ResNet of the settings' sizes.
     #[default]
     Resnet1d,
-    /// A transformer of [`SMALL_VIT`].
+    /// A transformer of about as many parameters as the ResNet of the defaults.
     Vit1d,
-    /// State-space layers of [`SMALL_VIM`].
+    /// State-space layers, likewise.
     Vim,
     #[serde(untagged)]
     Sized(Trunk),
