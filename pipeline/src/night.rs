@@ -38,7 +38,7 @@ use crate::curate::{self, CurateSettings};
 use crate::erasure::Erasures;
 use crate::gate::{Decision, decide};
 use crate::lease::{Asked, Holder, Lease};
-use crate::manifest::{Dataset, MANIFEST, Manifest};
+use crate::manifest::{Dataset, MANIFEST, Manifest, read_manifest};
 use crate::registry::Registry;
 use crate::sources::{Origin, Split};
 
@@ -232,7 +232,9 @@ impl<'a> Night<'a> {
         };
         let (erasures, dataset) = (Erasures::open(self.registry.store())?, self.dir.join("dataset"));
         // patients who were erased after this was curated
-        if dataset.join(MANIFEST).is_file() && curate::erase(&dataset, &erasures).context("erase")? > 0 {
+        let is_stale = || anyhow::Ok(read_manifest(&dataset)?.query.erasures_sha256 != erasures.sha256());
+        let is_whole = dataset.join(MANIFEST).is_file();
+        if is_whole && is_stale()? && curate::erase(&dataset, &erasures).context("erase")? > 0 {
             undo::forget(&self.dir)?;
         }
         curate::run(&curate, &erasures, &dataset).context("curate")

@@ -6,10 +6,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use store::disk;
+
+use crate::night::files::read_json;
 
 /// Name of the file.
 pub(crate) const FILE: &str = "training.json";
@@ -30,15 +31,9 @@ impl<S: DeserializeOwned> Record<S> {
     /// The record beside a bundle; `None` where there is none.
     ///
     /// # Errors
-    /// A file that cannot be parsed.
+    /// A file that cannot be read.
     pub fn read(bundle: &Path) -> anyhow::Result<Option<Self>> {
-        let path = bundle.join(FILE);
-        let Ok(text) = std::fs::read(&path) else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&text)
-            .with_context(|| format!("parse {}", path.display()))
-            .map(Some)
+        read_json(&bundle.join(FILE))
     }
 }
 

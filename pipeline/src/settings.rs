@@ -3,16 +3,18 @@
 //! Place: parsed once from the command line, written into the checkpoint. Invariant: settings that pass `validate` describe a
 //! run that can be repeated bit for bit.
 
+mod trunk;
+
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use anyhow::ensure;
-use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk, VimConfig, VitConfig};
+use model::config::{Block, DecoderConfig, EncoderConfig, ResnetConfig, Trunk};
 use model::evidence::Evidence;
 use model::findings::MorphologyConfig;
 use model::fusion::Fusion;
 use serde::{Deserialize, Serialize};
 
+pub use self::trunk::EncoderTrunk;
 use crate::prompts::Prompts;
 
 /// Everything that decides the outcome of a training run, apart from the data.
@@ -170,57 +172,6 @@ fn one_prompt() -> usize {
     1
 }
 
-/// The encoder's trunk, by its kind or by all of its sizes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EncoderTrunk {
-    /// A ResNet of the settings' sizes.
-    #[default]
-    Resnet1d,
-    /// A transformer of about as many parameters as the ResNet of the defaults.
-    Vit1d,
-    /// State-space layers, likewise.
-    Vim,
-    #[serde(untagged)]
-    Sized(Trunk),
-}
-
-impl FromStr for EncoderTrunk {
-    type Err = serde_json::Error;
-
-    /// A kind's name, or JSON as bundle.json has it.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with('{') {
-            serde_json::from_str(text).map(Self::Sized)
-        } else {
-            serde_json::from_value(text.into())
-        }
-    }
-}
-
-/// Samples of a patch of the two below.
-const PATCH: usize = 25;
-/// Without its patches; about as many parameters as the ResNet of the defaults.
-const SMALL_VIT: VitConfig = VitConfig {
-    width: 128,
-    layers: 5,
-    heads: 4,
-    mlp: 512,
-    patch: PATCH,
-    patches: 0,
-};
-/// Likewise.
-const SMALL_VIM: VimConfig = VimConfig {
-    width: 128,
-    layers: 7,
-    inner: 256,
-    state: 16,
-    rank: 8,
-    conv: 4,
-    patch: PATCH,
-    patches: 0,
-};
-
 impl TrainSettings {
     /// # Errors
     /// A value outside its bound, with both.
@@ -373,21 +324,16 @@ impl TrainSettings {
     }
 
     fn trunk(&self) -> Trunk {
-        let patches = ecg::SEGMENT_SAMPLES / self.decimation.max(1) / PATCH;
-        match &self.trunk {
-            EncoderTrunk::Resnet1d => Trunk::Resnet1d(ResnetConfig {
-                width: self.width,
-                stem_kernel: 15,
-                stem_stride: self.stem_stride,
-                blocks: self.blocks.clone(),
-                block: Block::Basic,
-                kernel: self.kernel,
-                groups: self.groups,
-            }),
-            EncoderTrunk::Vit1d => Trunk::Vit1d(VitConfig { patches, ..SMALL_VIT }),
-            EncoderTrunk::Vim => Trunk::Vim(VimConfig { patches, ..SMALL_VIM }),
-            EncoderTrunk::Sized(trunk) => trunk.clone(),
-        }
+        let resnet = ResnetConfig {
+            width: self.width,
+            stem_kernel: 15,
+            stem_stride: self.stem_stride,
+            blocks: self.blocks.clone(),
+            block: Block::Basic,
+            kernel: self.kernel,
+            groups: self.groups,
+        };
+        self.trunk.of(resnet, ecg::SEGMENT_SAMPLES / self.decimation.max(1))
     }
 
     /// A LLaMA decoder with tied embeddings, for a tokenizer of `vocab_size` tokens.

@@ -74,8 +74,7 @@ pub fn ablations(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results>
     for argument in &args.bundles {
         let (name, bundle) = open(argument)?;
         let made = Made::of(argument, &bundle)?;
-        let (mut line, drafts) = bench.drafted(name, &bundle)?;
-        let scored = bench.ruler.score(&drafts);
+        let (mut line, scored) = bench.drafted(name, &bundle)?;
         let Some((first_made, first_scored)) = &first else {
             lines.push(line);
             beside.push((BTreeMap::new(), BTreeMap::new()));

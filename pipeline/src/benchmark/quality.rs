@@ -17,7 +17,7 @@ use crate::evaluate::baselines;
 use crate::evaluate::cases::TestSet;
 use crate::evaluate::pairs::AUTHORS_PROMPT;
 use crate::evaluate::readings::{self, Reading};
-use crate::evaluate::ruler::{Row, Ruler};
+use crate::evaluate::ruler::{Row, Ruler, Scored};
 
 /// Columns of the paper's quality tables, and the clinical one.
 const COLUMNS: [&str; 14] = [
@@ -116,24 +116,22 @@ impl<'a> Bench<'a> {
         Ok(line)
     }
 
-    /// A bundle's row, and its drafts.
-    pub(super) fn drafted(&self, name: String, bundle: &Bundle) -> anyhow::Result<(Line, Vec<String>)> {
+    /// A bundle's row, and what it was told from.
+    pub(super) fn drafted(&self, name: String, bundle: &Bundle) -> anyhow::Result<(Line, Scored)> {
         let drafts = readings::draft(bundle, self.readings.iter().map(|r| &r.ecg))?;
-        let line = Line {
-            bundle_id: Some(bundle.id().to_owned()),
-            ..self.line(name, &drafts)?
-        };
-        Ok((line, drafts))
+        let (line, scored) = self.scored(name, &drafts)?;
+        let bundle_id = Some(bundle.id().to_owned());
+        Ok((Line { bundle_id, ..line }, scored))
     }
 
     fn line(&self, name: String, drafts: &[String]) -> anyhow::Result<Line> {
-        let pairs: Vec<(String, String)> = drafts
-            .iter()
-            .cloned()
-            .zip(self.ruler.references.iter().cloned())
-            .collect();
-        let scored = self.ruler.score(drafts);
-        Ok(Line {
+        let (line, _) = self.scored(name, drafts)?;
+        Ok(line)
+    }
+
+    fn scored(&self, name: String, drafts: &[String]) -> anyhow::Result<(Line, Scored)> {
+        let (pairs, scored) = (self.ruler.pairs(drafts), self.ruler.score(drafts));
+        let line = Line {
             name,
             bundle_id: None,
             scores: scored.scores(),
@@ -143,7 +141,8 @@ impl<'a> Bench<'a> {
                 .args
                 .reference_mode
                 .then(|| score_as_authors(&pairs, AUTHORS_PROMPT)),
-        })
+        };
+        Ok((line, scored))
     }
 
     /// Most frequent report, and retrieval in the first bundle's feature space.

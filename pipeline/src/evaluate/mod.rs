@@ -189,7 +189,7 @@ pub fn run(bundle: &Path, set: &TestSet, settings: &Settings) -> anyhow::Result<
     others.extend(knn.map(|knn| ("knn", ruler.score(&knn))));
     let told = evidence_only(&bundle, &readings)?;
     others.extend(told.map(|drafts| ("evidence_only", ruler.score(&drafts))));
-    let pairs: Vec<(String, String)> = drafts.iter().cloned().zip(ruler.references.iter().cloned()).collect();
+    let pairs = ruler.pairs(&drafts);
     let of = |name: &str| {
         others
             .iter()

@@ -86,13 +86,18 @@ impl Ruler {
         }
     }
 
-    /// Scores one hypothesis for each reference.
-    pub fn score(&self, hypotheses: &[String]) -> Scored {
-        let pairs: Vec<(String, String)> = hypotheses
+    /// Each hypothesis with its reference.
+    pub fn pairs(&self, hypotheses: &[String]) -> Vec<(String, String)> {
+        hypotheses
             .iter()
             .cloned()
             .zip(self.references.iter().cloned())
-            .collect();
+            .collect()
+    }
+
+    /// Scores one hypothesis for each reference.
+    pub fn score(&self, hypotheses: &[String]) -> Scored {
+        let pairs = self.pairs(hypotheses);
         let synonyms = self
             .wordnet
             .as_ref()
@@ -115,7 +120,11 @@ impl Ruler {
 
     /// The row over some pairs, without intervals; document frequencies and classes are those of the whole set.
     pub fn subset(&self, scored: &Scored, pairs: &[usize]) -> Row {
-        let scores = scored.scores_of(pairs);
+        self.row_of(scored, pairs, &scored.scores_of(pairs))
+    }
+
+    /// As [`Ruler::subset`], where the text metrics over the same pairs are at hand.
+    pub fn row_of(&self, scored: &Scored, pairs: &[usize], scores: &Scores) -> Row {
         let tally = Tally::of(pairs.iter().map(|&i| (scored.named[i], self.named[i])));
         Row {
             bleu4: scores.bleu4,

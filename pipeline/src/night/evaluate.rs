@@ -257,12 +257,7 @@ impl<'a> Exam<'a> {
 
     fn bertscore_f1(&self, texts: &[String]) -> anyhow::Result<Option<Vec<f64>>> {
         let Some(scorer) = &self.scorer else { return Ok(None) };
-        let pairs: Vec<(String, String)> = texts
-            .iter()
-            .cloned()
-            .zip(self.ruler.references.iter().cloned())
-            .collect();
-        let each = scorer.score(&pairs)?.each;
+        let each = scorer.score(&self.ruler.pairs(texts))?.each;
         Ok(Some(each.into_iter().map(|[_, _, f1]| f1).collect()))
     }
 
@@ -271,7 +266,8 @@ impl<'a> Exam<'a> {
     }
 
     fn text_metrics(&self, scored: &ruler::Scored, members: &[usize]) -> Metrics {
-        let (row, scores) = (self.ruler.subset(scored, members), scored.scores_of(members));
+        let scores = scored.scores_of(members);
+        let row = self.ruler.row_of(scored, members, &scores);
         let mut metrics = named([
             ("bleu1", scores.bleu1),
             ("bleu2", scores.bleu2),

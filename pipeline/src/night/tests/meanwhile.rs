@@ -11,6 +11,14 @@ fn stopped(settings: &PipelineSection, name: &str) {
     assert!(matches!(progress, Progress::Complete(Step::Curate)), "{progress:?}");
 }
 
+/// A run that stopped after its curation, and its data set.
+fn curated(bench: &Bench) -> (PipelineSection, PathBuf) {
+    let settings = bench.settings();
+    stopped(&settings, "night");
+    let dataset = settings.work.join("night/dataset");
+    (settings, dataset)
+}
+
 /// A lease that another host holds.
 fn held_elsewhere(settings: &PipelineSection) -> Lease {
     let holder = Holder {
@@ -55,9 +63,7 @@ fn only_what_has_a_plan_is_a_run() {
 #[test]
 fn a_patient_is_erased_from_every_data_set_but_not_under_a_job_that_reads_them() {
     let bench = Bench::new();
-    let settings = bench.settings();
-    stopped(&settings, "night");
-    let own = settings.work.join("night/dataset");
+    let (settings, own) = curated(&bench);
     let apart = bench.path("apart");
     std::fs::create_dir(&apart).unwrap();
     for file in std::fs::read_dir(&own).unwrap() {
@@ -88,13 +94,8 @@ fn a_patient_is_erased_from_every_data_set_but_not_under_a_job_that_reads_them()
 #[test]
 fn a_run_goes_on_after_an_upgrade_and_without_a_patient_who_was_erased_meanwhile() {
     let bench = Bench::new();
-    let settings = bench.settings();
-    stopped(&settings, "night");
-    let dataset = settings.work.join("night/dataset");
-    let (path, manifest) = (
-        dataset.join(MANIFEST),
-        crate::manifest::read_manifest(&dataset).unwrap(),
-    );
+    let (settings, dataset) = curated(&bench);
+    let (path, manifest) = (dataset.join(MANIFEST), read_manifest(&dataset).unwrap());
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace(&manifest.query.code_sha256, &"0".repeat(64))).unwrap();
     let data = Dataset::open(&dataset).unwrap();
