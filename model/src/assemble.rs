@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::prompt::{ASSISTANT, PAD, STOP, USER};
+use crate::served::ServedWeights;
+use crate::shard::Shard;
 use crate::weights;
 
 /// Where the parts of a bundle lie.
@@ -28,20 +30,20 @@ pub struct Parts<'a> {
     pub adapter: Option<&'a Path>,
 }
 
-/// Writes a bundle into `out` and loads it; returns it.
+/// Writes a bundle into `out` and loads it with its language model in `weights`; returns it.
 ///
 /// # Errors
 /// A part that cannot be read or written; a bundle that does not load.
-pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path) -> Result<Bundle> {
+pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path, weights: ServedWeights) -> Result<Bundle> {
     language_model(parts.base, out)?;
-    copy(parts.encoder, &out.join(bundle::ENCODER))?;
+    files::copy(parts.encoder, &out.join(bundle::ENCODER))?;
     if let Some(adapter) = parts.adapter {
         for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
-            copy(&adapter.join(name), &out.join(bundle::ADAPTER).join(name))?;
+            files::copy(&adapter.join(name), &out.join(bundle::ADAPTER).join(name))?;
         }
     }
     bundle::seal(out, manifest)?;
-    Bundle::load(out, &Device::Cpu)
+    Bundle::load_as(out, &Device::Cpu, weights)
 }
 
 /// Writes a base's tokenizer with the template's tokens, and its config and weights with a place for each, into `out`.
@@ -58,19 +60,15 @@ pub fn language_model(base: &Path, out: &Path) -> Result<()> {
         write_grown(base, out, &backbone, tokens)?;
     } else {
         for shard in weights::shards(base)? {
-            copy(&base.join(&shard), &out.join(&shard))?;
+            files::copy(&base.join(&shard), &out.join(&shard))?;
         }
         let index = base.join(weights::INDEX);
         if index.exists() {
-            copy(&index, &out.join(weights::INDEX))?;
+            files::copy(&index, &out.join(weights::INDEX))?;
         }
     }
     let config_path = out.join(bundle::DECODER_CONFIG);
     files::write(&config_path, &files::pretty(&config_path, &config)?)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    files::write(to, &files::read(from)?)
 }
 
 /// Adds the template's special tokens that the tokenizer lacks; returns its size.
@@ -95,16 +93,17 @@ fn write_tokenizer(from: &Path, to: &Path) -> Result<usize> {
 fn write_grown(base: &Path, out: &Path, backbone: &BackboneConfig, size: usize) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for shard in weights::shards(base)? {
-        weights::for_each_tensor(&base.join(shard), |name, tensor| {
+        let shard = Shard::open(&base.join(shard))?;
+        for name in shard.shapes().into_keys() {
+            let tensor = shard.read(&name)?;
             let tensor = match backbone.vocabulary_axis(&name) {
                 Some(axis) => grown(&tensor, axis, size)?,
                 None => tensor,
             };
             tensors.insert(name, tensor);
-            Ok(())
-        })?;
+        }
     }
-    files::write(&out.join(weights::SINGLE), &files::safetensors(&tensors)?)
+    files::write_safetensors(&out.join(weights::SINGLE), &tensors)
 }
 
 /// A table with `size` places on `axis`: new ones are the mean of the old.

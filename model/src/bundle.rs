@@ -17,13 +17,13 @@ use crate::backbone::BackboneConfig;
 use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
-use crate::files::{hex, parse, pretty, read, write};
+use crate::files::{self, hex, parse, pretty, read, write};
 use crate::findings::{Finding, FindingsHead, MorphologyConfig};
 use crate::fusion::Fusion;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adaptable, Adapter};
 use crate::meit::{Drafting, Meit};
 use crate::prompt::PromptTokenizer;
-use crate::served::{ServedWeights, served_as};
+use crate::served::ServedWeights;
 use crate::weights::{self, Weights};
 
 pub const MANIFEST: &str = "bundle.json";
@@ -86,8 +86,18 @@ impl Bundle {
     /// Checks every hash, then loads the weights as f32 onto `device`.
     ///
     /// # Errors
-    /// A part that is missing, differs from its hash, has another shape than its config, or holds a non-finite value.
+    /// As [`Self::load_as`].
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        Self::load_as(dir, device, ServedWeights::F32)
+    }
+
+    /// As [`Self::load`], with the language model in `weights`; encoder and projector stay f32. Takes the memory of the model
+    /// that comes out, and of one tensor more.
+    ///
+    /// # Errors
+    /// A part that is missing, differs from its hash, has another shape than its config, or holds a non-finite value; weights that
+    /// the device or the model cannot have.
+    pub fn load_as(dir: &Path, device: &Device, weights: ServedWeights) -> Result<Self> {
         let bytes = read(&dir.join(MANIFEST))?;
         let manifest: Manifest = parse(&dir.join(MANIFEST), &bytes)?;
         if manifest.format != FORMAT {
@@ -102,9 +112,11 @@ impl Bundle {
         }
         let config = BackboneConfig::read(&dir.join(DECODER_CONFIG))?;
         let encoder = Weights::load(&[&dir.join(ENCODER)], DType::F32, device)?;
-        let base = Weights::load_checkpoint(dir, DType::F32, device)?;
+        let base = weights.open(dir, device)?;
+        let model = Meit::assemble(&encoder, &manifest.encoder, &base, &config, &manifest.fusion)?;
+        weights.check(&model.backbone)?;
         let drafting = Drafting {
-            model: Meit::assemble(&encoder, &manifest.encoder, &base, &config, &manifest.fusion)?,
+            model,
             tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,
@@ -141,15 +153,6 @@ impl Bundle {
         bundle.drafting.model.backbone = self.drafting.model.backbone.with_adapter(&adapter);
         bundle.drafting.adapter = Some(Arc::new(adapter));
         bundle
-    }
-
-    /// This bundle with its language model's weights in another type, for serving.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for quantised weights elsewhere than on the CPU, and for a layer whose inputs are no multiple of a block.
-    pub fn served_as(mut self, weights: ServedWeights) -> Result<Self> {
-        self.drafting.model.backbone = served_as(&self.drafting.model.backbone, weights)?;
-        Ok(self)
     }
 
     /// This bundle without an adapter.
@@ -209,7 +212,7 @@ pub fn seal(dir: &Path, mut manifest: Manifest) -> Result<String> {
     manifest.format = FORMAT.to_owned();
     manifest.parts.clear();
     for part in parts(dir)? {
-        let hash = sha256(&read(&dir.join(&part))?);
+        let hash = files::sha256(&dir.join(&part))?;
         manifest.parts.insert(part, hash);
     }
     let path = dir.join(MANIFEST);
@@ -242,7 +245,7 @@ fn parts(dir: &Path) -> Result<Vec<String>> {
 }
 
 fn check_hash(dir: &Path, part: &str, manifest: &Manifest) -> Result<()> {
-    let got = sha256(&read(&dir.join(part))?);
+    let got = files::sha256(&dir.join(part))?;
     let expected = manifest
         .parts
         .get(part)

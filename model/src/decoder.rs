@@ -77,7 +77,7 @@ impl Decoder {
     /// # Errors
     /// A choice that does not fit the decoder; a tensor that is missing or of another shape.
     pub fn with_fusion(mut self, fusion: &Fusion, w: &Weights, ecg_dim: usize) -> Result<Self> {
-        self.fusion = Modules::load(w, fusion, &self.architecture, ecg_dim)?;
+        self.fusion = Modules::load(&w.clone().in_dtype(self.dtype()), fusion, &self.architecture, ecg_dim)?;
         Ok(self)
     }
 

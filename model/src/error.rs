@@ -15,6 +15,11 @@ pub enum Error {
     Write { path: PathBuf, source: std::io::Error },
     #[error("parse {path}")]
     Json { path: PathBuf, source: serde_json::Error },
+    #[error("parse {path}")]
+    Safetensors {
+        path: PathBuf,
+        source: safetensors::SafeTensorError,
+    },
     #[error("read the decoder's config")]
     DecoderConfig { source: serde_json::Error },
     #[error("tensor {name} is missing from the weights")]

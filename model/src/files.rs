@@ -3,21 +3,43 @@
 //! Place: below `bundle`, `weights`, `architecture` and `lora`. Invariant: a file is replaced whole or not at all.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
 /// # Errors
 /// [`Error::Read`].
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Read {
+    std::fs::read(path).map_err(|source| unreadable(path, source))
+}
+
+/// # Errors
+/// [`Error::Read`].
+pub(crate) fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| unreadable(path, source))
+}
+
+/// sha256 of a file, hexadecimal, without the whole of it in memory.
+///
+/// # Errors
+/// [`Error::Read`].
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    std::io::copy(&mut open(path)?, &mut hash).map_err(|source| unreadable(path, source))?;
+    Ok(hex(&hash.finalize()))
+}
+
+pub(crate) fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    Error::Read {
         path: path.to_owned(),
         source,
-    })
+    }
 }
 
 /// # Errors
@@ -47,8 +69,21 @@ pub(crate) fn pretty<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
 /// # Errors
 /// A tensor that cannot be read back from its device.
 pub(crate) fn safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    Ok(safetensors::serialize(tensors, Some(format)).map_err(candle_core::Error::from)?)
+    Ok(safetensors::serialize(tensors, Some(layout())).map_err(candle_core::Error::from)?)
+}
+
+/// As [`safetensors`], into a file without the whole of it in memory.
+///
+/// # Errors
+/// [`Error::Write`].
+pub(crate) fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    replace(path, |partial| {
+        safetensors::serialize_to_file(tensors, Some(layout()), partial).map_err(std::io::Error::other)
+    })
+}
+
+fn layout() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
 /// Writes through a neighbour that is renamed; the directory is made where it is missing.
@@ -56,6 +91,21 @@ pub(crate) fn safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>>
 /// # Errors
 /// [`Error::Write`].
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |partial| std::fs::write(partial, bytes))
+}
+
+/// As [`write`], of the bytes of another file.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::Write`].
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut file = open(from)?;
+    replace(to, |partial| {
+        std::io::copy(&mut file, &mut File::create(partial)?).map(drop)
+    })
+}
+
+fn replace(path: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     let fail = |source| Error::Write {
         path: path.to_owned(),
         source,
@@ -64,7 +114,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(fail)?;
     }
-    std::fs::write(&partial, bytes).map_err(fail)?;
+    fill(&partial).map_err(fail)?;
     std::fs::rename(&partial, path).map_err(fail)
 }
 

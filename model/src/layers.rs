@@ -34,7 +34,7 @@ impl Linear {
     /// Reads `weight` (O, I), and `bias` (O) where the checkpoint has one.
     pub fn load(w: &Weights, inputs: usize, outputs: usize) -> ModelResult<Self> {
         let weight = w.get(&[outputs, inputs], "weight")?;
-        let bias = w.find("bias").map(|_| w.get(&[outputs], "bias")).transpose()?;
+        let bias = w.has("bias").then(|| w.get(&[outputs], "bias")).transpose()?;
         Ok(Self::new(weight, bias))
     }
 

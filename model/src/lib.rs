@@ -54,6 +54,7 @@ pub mod registry;
 pub mod rotary;
 pub mod seq2seq;
 pub mod served;
+mod shard;
 pub mod slots;
 pub mod threads;
 pub mod validate;

@@ -159,11 +159,11 @@ impl<'a> Site<'a> {
         let names = &architecture.names;
         let mut stored = names.body;
         let mut view = weights.pp(stored);
-        while view.pp(names.embed).find("weight").is_none() && !stored.is_empty() {
+        while !view.pp(names.embed).has("weight") && !stored.is_empty() {
             stored = stored.split_once('.').map_or("", |(_, rest)| rest);
             view = weights.pp(stored);
         }
-        if stored.is_empty() && view.pp(names.embed).find("weight").is_none() {
+        if stored.is_empty() && !view.pp(names.embed).has("weight") {
             view = weights.pp(names.body); // so that errors name what is missing in full
         }
         Self {
@@ -225,7 +225,7 @@ impl<'a> Site<'a> {
             }
         };
         let bias = bias.then(|| w.get(&[outputs], "bias")).transpose()?;
-        Ok(Projection::new(self.join(name), Linear::new(weight, bias)))
+        Ok(Projection::new(self.join(name), w.held(Linear::new(weight, bias))?))
     }
 
     /// The output head V x E: its own weight, always (V, E), or the tied embedding.
@@ -242,6 +242,9 @@ impl<'a> Site<'a> {
             w.get(&[v, e], "weight")?
         };
         let bias = a.biases.head.then(|| w.get(&[v], "bias")).transpose()?;
-        Ok(Projection::new(self.join(a.names.head), Linear::new(weight, bias)))
+        Ok(Projection::new(
+            self.join(a.names.head),
+            w.held(Linear::new(weight, bias))?,
+        ))
     }
 }

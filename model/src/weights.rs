@@ -1,77 +1,121 @@
 //! Named tensors of a checkpoint, walked by the names that Hugging Face and PyTorch write.
 //!
 //! Place: between safetensors files and the modules. Invariant: a module reads its tensors by their checkpoint names, so a
-//! checkpoint loads without renaming.
+//! checkpoint loads without renaming; a tensor is read when a module asks for it, and no other copy of it is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::safetensors::Load;
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::layers::Linear;
+use crate::shard::Shard;
+
+/// Where named tensors come from: memory, files, or whoever makes them.
+pub trait Tensors: Send + Sync {
+    fn names(&self) -> Vec<String>;
+
+    /// None where there is no such tensor.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// # Errors
+    /// A tensor that is missing or cannot be read.
+    fn tensor(&self, name: &str) -> Result<Tensor>;
+}
 
 /// A view of a checkpoint below one prefix.
 #[derive(Clone)]
 pub struct Weights {
-    tensors: Arc<BTreeMap<String, Tensor>>,
+    tensors: Arc<dyn Tensors>,
     prefix: String,
+    /// Type of every floating-point tensor; None leaves them as they are.
+    dtype: Option<DType>,
+    /// What the backbone's linear layers are held in, where not in tensors.
+    blocks: Option<GgmlDType>,
 }
 
-/// Hands on every weight of a safetensors file, one after the other.
-///
-/// # Errors
-/// A file that cannot be read or is not safetensors; what `each` gives.
-pub(crate) fn for_each_tensor(path: &Path, mut each: impl FnMut(String, Tensor) -> Result<()>) -> Result<()> {
-    let bytes = files::read(path)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(candle_core::Error::from)?;
-    // boolean tensors are masks that old checkpoints carry along, never weights
-    let weights = file
-        .tensors()
-        .into_iter()
-        .filter(|(_, view)| view.dtype() != Dtype::BOOL);
-    for (name, view) in weights {
-        each(name, view.load(&Device::Cpu)?)?;
+impl Tensors for BTreeMap<String, Tensor> {
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
     }
-    Ok(())
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.get(name).map(|tensor| tensor.dims().to_vec())
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let missing = || Error::MissingTensor { name: name.to_owned() };
+        self.get(name).cloned().ok_or_else(missing)
+    }
+}
+
+/// Files of a checkpoint, whose tensors go to a device.
+struct Files {
+    shards: Vec<Shard>,
+    /// Each tensor's shard and shape.
+    tensors: BTreeMap<String, (usize, Vec<usize>)>,
+    device: Device,
+}
+
+impl Tensors for Files {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|(_, shape)| shape.clone())
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let missing = || Error::MissingTensor { name: name.to_owned() };
+        let (shard, _) = self.tensors.get(name).ok_or_else(missing)?;
+        let tensor = self.shards[*shard].read(name)?;
+        files::check_finite(name, &tensor)?;
+        Ok(tensor.to_device(&self.device)?)
+    }
 }
 
 impl Weights {
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self::from_source(tensors)
+    }
+
+    /// The tensors of a source, as they are.
+    pub fn from_source(tensors: impl Tensors + 'static) -> Self {
         Self {
             tensors: Arc::new(tensors),
             prefix: String::new(),
+            dtype: None,
+            blocks: None,
         }
     }
 
-    /// Reads `paths` (safetensors) and converts every floating-point tensor to `dtype`.
+    /// Opens `paths` (safetensors), whose floating-point tensors become `dtype` on `device` as they are read. Of a name that two files
+    /// have, the last holds.
     ///
     /// # Errors
-    /// A file that cannot be read or is not safetensors; a non-finite value in any tensor.
+    /// A file that cannot be read or is not safetensors. Later, of each tensor: one that cannot be read, a non-finite value.
     pub fn load(paths: &[&Path], dtype: DType, device: &Device) -> Result<Self> {
+        let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
         let mut tensors = BTreeMap::new();
-        for path in paths {
-            for_each_tensor(path, |name, tensor| {
-                let tensor = if tensor.dtype().is_float() {
-                    tensor.to_dtype(dtype)?
-                } else {
-                    tensor
-                };
-                tensors.insert(name, tensor.to_device(device)?);
-                Ok(())
-            })?;
+        for (at, shard) in shards.iter().enumerate() {
+            let shapes = shard.shapes().into_iter();
+            tensors.extend(shapes.map(|(name, shape)| (name, (at, shape))));
         }
-        for (name, tensor) in &tensors {
-            files::check_finite(name, tensor)?;
-        }
-        Ok(Self::new(tensors))
+        let files = Files {
+            shards,
+            tensors,
+            device: device.clone(),
+        };
+        Ok(Self::from_source(files).in_dtype(dtype))
     }
 
-    /// Reads a Hugging Face checkpoint directory: model.safetensors, or the shards that model.safetensors.index.json names.
+    /// Opens a Hugging Face checkpoint directory: model.safetensors, or the shards that model.safetensors.index.json names.
     ///
     /// # Errors
     /// As [`Self::load`]; an index that cannot be parsed.
@@ -81,41 +125,85 @@ impl Weights {
         Self::load(&shards, dtype, device)
     }
 
+    /// This view with every floating-point tensor in `dtype`.
+    #[must_use]
+    pub fn in_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// This view with the linear layers of a backbone in blocks of `kind`, each made as soon as its weight is read. Layers whose
+    /// inputs are no multiple of a block stay as they are.
+    #[must_use]
+    pub fn in_blocks(mut self, kind: GgmlDType) -> Self {
+        self.blocks = Some(kind);
+        self
+    }
+
     /// The view below `prefix.name`.
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {
         Self {
-            tensors: Arc::clone(&self.tensors),
             prefix: self.path(&name.to_string()),
+            ..self.clone()
         }
     }
 
     /// The tensor `name`, which must have the shape `expected`.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::Shape`].
+    /// [`Error::MissingTensor`], [`Error::Shape`], [`Error::NonFinite`]; a file that cannot be read.
     pub fn get(&self, expected: &[usize], name: &str) -> Result<Tensor> {
-        let tensor = self
-            .find(name)
-            .ok_or_else(|| Error::MissingTensor { name: self.path(name) })?;
-        if tensor.dims() != expected {
-            let (got, expected) = (tensor.dims().to_vec(), expected.to_vec());
-            return Err(Error::Shape {
-                name: self.path(name),
-                got,
-                expected,
-            });
+        let name = self.path(name);
+        let got = self.tensors.shape(&name);
+        let got = got.ok_or_else(|| Error::MissingTensor { name: name.clone() })?;
+        if got != expected {
+            let expected = expected.to_vec();
+            return Err(Error::Shape { name, got, expected });
         }
-        Ok(tensor.clone())
+        self.read(&name)
     }
 
-    /// The tensor `name` where the checkpoint has it.
-    pub fn find(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(&self.path(name))
+    /// The tensor of the full name `name`, in the type of this view.
+    fn read(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.tensors.tensor(name)?;
+        match self.dtype {
+            Some(dtype) if tensor.dtype().is_float() && tensor.dtype() != dtype => {
+                let tensor = tensor.to_dtype(dtype)?;
+                files::check_finite(name, &tensor)?; // a narrower type may not hold the value
+                Ok(tensor)
+            }
+            _ => Ok(tensor),
+        }
+    }
+
+    /// A layer of the backbone, held as this view says.
+    ///
+    /// # Errors
+    /// A weight that cannot be quantised.
+    pub(crate) fn held(&self, layer: Linear) -> Result<Linear> {
+        match self.blocks {
+            Some(kind) => Ok(layer.quantised(kind)?),
+            None => Ok(layer),
+        }
+    }
+
+    /// True where the checkpoint has the tensor `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+
+    /// Shape of the tensor `name`, where the checkpoint has it.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.shape(&self.path(name))
     }
 
     /// Every tensor of the checkpoint, by full name.
-    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
-        &self.tensors
+    ///
+    /// # Errors
+    /// A tensor that cannot be read; [`Error::NonFinite`].
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let names = self.tensors.names().into_iter();
+        names.map(|name| Ok((name.clone(), self.read(&name)?))).collect()
     }
 
     fn path(&self, name: &str) -> String {

@@ -16,9 +16,10 @@ use model::evidence::Evidence;
 use model::fusion::Fusion;
 use model::generate::DecodeOptions;
 use model::init;
-use model::meit::EcgInput;
+use model::meit::{Drafted, EcgInput};
 use model::mode::Mode;
 use model::seq2seq::{Seq2Seq, Seq2SeqConfig, Source};
+use model::served::ServedWeights;
 use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -129,20 +130,37 @@ fn make_of(from: &Path, fusion: &Fusion, adapter: Option<&Path>, trunk: Trunk) -
         encoder: &encoder,
         adapter,
     };
-    let bundle = assemble(&parts, manifest, &made.out()).unwrap();
+    let bundle = assemble(&parts, manifest, &made.out(), ServedWeights::F32).unwrap();
     (made, bundle)
 }
 
 fn draft(bundle: &Bundle) -> usize {
+    drafted(bundle, 5).len()
+}
+
+fn drafted(bundle: &Bundle, tokens_max: usize) -> Vec<Drafted> {
     let ecg = EcgInput {
         millivolts: (0..60_000).map(|i| ((i % 400) as f32 / 50.0).sin()).collect(),
         ..EcgInput::default()
     };
     let options = DecodeOptions {
-        tokens_max: 5,
+        tokens_max,
         ..DecodeOptions::default()
     };
-    bundle.drafting().draft(&[ecg], &options).unwrap().len()
+    bundle.drafting().draft(&[ecg], &options).unwrap()
+}
+
+/// The first token is as likely in half the memory as in f32.
+#[track_caller]
+fn check_halved(made: &Made, bundle: &Bundle) {
+    let likely = |bundle: &Bundle| drafted(bundle, 1)[0].logprob_mean;
+    let whole = likely(bundle);
+    for weights in [ServedWeights::F16, ServedWeights::Bf16] {
+        let half = Bundle::load_as(&made.out(), &Device::Cpu, weights).unwrap();
+        let got = likely(&half);
+        assert!((got - whole).abs() < 0.1, "{weights:?}: {got}, in f32 {whole}");
+        assert_ne!(got, whole, "{weights:?}");
+    }
 }
 
 #[test]
@@ -150,6 +168,7 @@ fn a_grown_vocabulary_leaves_the_logits_of_the_base_as_they_were() {
     for name in BASES {
         let (made, bundle) = make(&golden("decoders").join(name), &Fusion::default(), None);
         assert_eq!(draft(&bundle), 1, "{name}");
+        check_halved(&made, &bundle);
         let v = made.vocab_size;
         let weights = Weights::load_checkpoint(&made.base, DType::F32, &Device::Cpu).unwrap();
         let architecture = Architecture::read(&made.base.join("config.json")).unwrap();
@@ -174,6 +193,7 @@ fn an_encoder_decoder_makes_a_bundle_that_drafts_and_keeps_the_logits_of_its_bas
     for name in ["bart-scaled", "t5-gated"] {
         let (made, bundle) = make(&golden("seq2seq").join(name), &Fusion::Memory, None);
         assert_eq!(draft(&bundle), 1, "{name}");
+        check_halved(&made, &bundle);
         let Backbone::Seq2Seq(grown) = &bundle.drafting().model.backbone else {
             panic!("{name} is an encoder-decoder");
         };
@@ -226,7 +246,10 @@ fn a_fusion_that_the_base_does_not_have_is_named() {
             encoder: &made.dir.path().join("encoder.safetensors"),
             adapter: None,
         };
-        let error = assemble(&parts, manifest, &made.out()).err().unwrap().to_string();
+        let error = assemble(&parts, manifest, &made.out(), ServedWeights::F32)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains(named), "{error}");
     }
 }
@@ -241,8 +264,9 @@ fn every_fusion_makes_a_bundle_that_drafts() {
         Fusion::Input,
         Fusion::CrossAttention { every: 2 },
     ] {
-        let (_made, bundle) = make(&golden("decoders/mistral-window"), &fusion, None);
+        let (made, bundle) = make(&golden("decoders/mistral-window"), &fusion, None);
         assert_eq!((draft(&bundle), &bundle.manifest().fusion), (1, &fusion));
+        check_halved(&made, &bundle);
     }
 }
 
@@ -313,7 +337,7 @@ fn a_shard_that_changed_stops_the_bundle() {
         encoder: &encoder,
         adapter: None,
     };
-    let whole = assemble(&parts, manifest, &made.out()).unwrap();
+    let whole = assemble(&parts, manifest, &made.out(), ServedWeights::F32).unwrap();
     assert_eq!(whole.lineage().base_sha256.len(), 64);
     let shard = made.out().join("model-00002-of-00002.safetensors");
     let mut bytes = std::fs::read(&shard).unwrap();

@@ -82,7 +82,7 @@ impl Fused {
         let own = own
             .into_iter()
             .map(|(name, t)| (name, (&t + random(t.shape(), moved, &mut rng)).unwrap()));
-        let tensors = base.tensors().clone().into_iter().chain(own);
+        let tensors = base.tensors().unwrap().into_iter().chain(own);
         let vars: BTreeMap<String, Var> = tensors
             .map(|(name, t)| (name, Var::from_tensor(&t.to_dtype(DType::F64).unwrap()).unwrap()))
             .collect();

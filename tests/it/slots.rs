@@ -71,7 +71,7 @@ impl Case {
             .into_iter()
             .map(|(name, t)| (name, (&t + (random(t.dims(), &mut rng) * 0.3).unwrap()).unwrap()));
         let base = Weights::load_checkpoint(&dir, DType::F32, &device()).unwrap();
-        let weights = Weights::new(base.tensors().clone().into_iter().chain(own).collect());
+        let weights = Weights::new(base.tensors().unwrap().into_iter().chain(own).collect());
         let decoder = Decoder::load(&weights, &architecture).unwrap();
         let prompts = (0..REQUESTS).map(|_| {
             let length = rng.random_range(1..8);

@@ -13,6 +13,7 @@ use model::backbone::{Backbone, BackboneConfig};
 use model::bundle::{Bundle, DECODER_CONFIG, Manifest};
 use model::config::EncoderConfig;
 use model::fusion::Fusion;
+use model::served::ServedWeights;
 use model::weights::Weights;
 
 /// What to do with a bundle.
@@ -31,6 +32,16 @@ pub enum Command {
 pub struct Existing {
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    #[command(flatten)]
+    loaded: Loaded,
+}
+
+/// How a bundle is loaded to be checked.
+#[derive(clap::Args)]
+pub struct Loaded {
+    /// Type of the language model, as in node.weights: f32, f16, bf16, q8_0 or q4_k.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: ServedWeights,
 }
 
 /// Parts of a bundle to be made.
@@ -66,6 +77,8 @@ pub struct Create {
     /// Directory of the new bundle.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    loaded: Loaded,
 }
 
 impl Command {
@@ -74,17 +87,18 @@ impl Command {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Create(create) => create.run(),
-            Command::Verify(Existing { dir }) => {
-                println!("{}", load(&dir)?.id());
+            Command::Verify(existing) => {
+                println!("{}", load(&existing)?.id());
                 Ok(())
             }
-            Command::Show(Existing { dir }) => show(&load(&dir)?),
+            Command::Show(existing) => show(&load(&existing)?),
         }
     }
 }
 
-fn load(dir: &std::path::Path) -> anyhow::Result<Bundle> {
-    Bundle::load(dir, &Device::Cpu).with_context(|| format!("load bundle {}", dir.display()))
+fn load(Existing { dir, loaded }: &Existing) -> anyhow::Result<Bundle> {
+    let bundle = Bundle::load_as(dir, &Device::Cpu, loaded.weights);
+    bundle.with_context(|| format!("load bundle {}", dir.display()))
 }
 
 fn show(bundle: &Bundle) -> anyhow::Result<()> {
@@ -146,7 +160,7 @@ impl Create {
             encoder: &self.encoder,
             adapter: self.adapter.as_deref(),
         };
-        let bundle = assemble(&parts, manifest, &self.out).context("make the bundle")?;
+        let bundle = assemble(&parts, manifest, &self.out, self.loaded.weights).context("make the bundle")?;
         println!("{}", bundle.id());
         Ok(())
     }

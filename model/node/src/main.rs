@@ -78,8 +78,7 @@ async fn start() -> anyhow::Result<()> {
     settings.node.device = arguments.device.unwrap_or(settings.node.device);
     let section = &settings.node;
     let device = model::device::open(&section.device)?;
-    let bundle = Bundle::load(&section.bundle, &device)
-        .and_then(|bundle| bundle.served_as(section.weights))
+    let bundle = Bundle::load_as(&section.bundle, &device, section.weights)
         .with_context(|| format!("load bundle {} onto {}", section.bundle.display(), section.device))?;
     let weights = section.weights.name();
     tracing::info!(bundle = bundle.id(), device = section.device, weights, "bundle loaded");

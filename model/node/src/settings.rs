@@ -34,7 +34,7 @@ pub struct NodeSection {
     pub bundle: PathBuf,
     /// Where the bundle runs: "cpu" or "cuda:N".
     pub device: String,
-    /// Type of the weights of the decoder's linear layers.
+    /// Type of the language model's weights.
     pub weights: ServedWeights,
     /// Consumer group of the nodes, after the prefix of the kafka settings.
     pub group: String,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_one_of_three_types() {
+    fn weights_are_one_of_five_types() {
         let section = |weights: &str| {
             let mut node = serde_json::to_value(toml::from_str::<toml::Value>(service::settings::DEFAULTS).unwrap())
                 .unwrap()["node"]
@@ -172,12 +172,12 @@ mod tests {
             node["weights"] = weights.into();
             serde_json::from_value::<NodeSection>(node)
         };
-        for weights in [ServedWeights::F32, ServedWeights::Q8, ServedWeights::Q4] {
+        for weights in ServedWeights::ALL {
             assert_eq!(section(weights.name()).unwrap().weights, weights);
         }
         let refused = section("int8").unwrap_err().to_string();
         assert!(
-            refused.contains("unknown variant `int8`, expected one of `f32`, `q8_0`, `q4_k`"),
+            refused.contains("unknown variant `int8`, expected one of `f32`, `f16`, `bf16`, `q8_0`, `q4_k`"),
             "{refused}"
         );
     }

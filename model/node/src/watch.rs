@@ -225,8 +225,7 @@ impl Watcher {
     /// Loads a generation with every check that there is.
     fn load(&self, id: &str, dir: &Path) -> anyhow::Result<BundleDrafter> {
         self.check_base(dir, id)?;
-        let bundle = Bundle::load(dir, &self.device).context("load")?;
-        let bundle = bundle.served_as(self.weights)?;
+        let bundle = Bundle::load_as(dir, &self.device, self.weights).context("load")?;
         ensure!(
             bundle.id() == id,
             "its bundle is {}, the registry names {id}",

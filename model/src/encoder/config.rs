@@ -206,19 +206,19 @@ impl EncoderConfig {
     /// [`Error::MissingTensor`] where a tensor that carries a size is not there.
     pub fn from_weights(w: &Weights, tokens: usize) -> Result<Self> {
         let shape = |name: &str| {
-            w.find(name)
-                .map(|t| t.dims().to_vec())
+            w.shape(name)
                 .ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
         };
         let stem = shape("conv1.weight")?;
         let blocks_of = |stage: usize| {
             (0..)
-                .take_while(|block| w.find(&format!("layer{stage}.{block}.conv1.weight")).is_some())
+                .take_while(|block| w.has(&format!("layer{stage}.{block}.conv1.weight")))
                 .count()
         };
-        let block = match w.find("layer1.0.conv3.weight") {
-            Some(_) => Block::Bottleneck,
-            None => Block::Basic,
+        let block = if w.has("layer1.0.conv3.weight") {
+            Block::Bottleneck
+        } else {
+            Block::Basic
         };
         let around = match block {
             Block::Basic => "layer1.0.conv1.weight",
@@ -239,7 +239,7 @@ impl EncoderConfig {
             hidden: shape("projector.0.weight")?[0],
             dim: shape("projector.3.weight")?[0],
             tokens,
-            time_embedding: w.find("time_embedding").is_some(),
+            time_embedding: w.has("time_embedding"),
         })
     }
 }

@@ -72,7 +72,11 @@ impl Seq2Seq {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn with_memory(mut self, w: &Weights, ecg_dim: usize) -> Result<Self> {
-        self.ecg = Some(Linear::load(&w.pp("memory"), ecg_dim, self.config.hidden_size)?);
+        self.ecg = Some(Linear::load(
+            &w.pp("memory").in_dtype(self.dtype()),
+            ecg_dim,
+            self.config.hidden_size,
+        )?);
         Ok(self)
     }
 

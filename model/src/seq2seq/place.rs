@@ -60,7 +60,7 @@ impl<'a> Place<'a> {
     }
 
     fn embedding_name(&self) -> Option<&'static str> {
-        EMBEDDINGS.into_iter().find(|name| self.weights.find(name).is_some())
+        EMBEDDINGS.into_iter().find(|name| self.weights.has(name))
     }
 
     /// # Errors
@@ -83,7 +83,7 @@ impl<'a> Place<'a> {
         let at = self.pp(name);
         let weight = at.tensor(&[outputs, inputs], "weight")?;
         let bias = self.config.biases.then(|| at.tensor(&[outputs], "bias")).transpose()?;
-        Ok(Projection::new(at.path, Linear::new(weight, bias)))
+        Ok(Projection::new(at.path, self.weights.held(Linear::new(weight, bias))?))
     }
 
     /// The output head V x C: its own weight where the checkpoint has one, or the embedding, with the bias of the logits.
@@ -93,14 +93,17 @@ impl<'a> Place<'a> {
     pub fn head(&self, embedding: &Tensor) -> Result<Projection> {
         let (v, c) = embedding.dims2()?;
         let at = self.pp(HEAD);
-        let weight = if self.config.tied && at.weights.find("weight").is_none() {
+        let weight = if self.config.tied && !at.weights.has("weight") {
             embedding.clone()
         } else {
             at.tensor(&[v, c], "weight")?
         };
-        let bias = self.weights.find(LOGITS_BIAS);
-        let bias = bias.map(|_| Ok::<_, crate::error::Error>(self.tensor(&[1, v], LOGITS_BIAS)?.squeeze(0)?));
-        Ok(Projection::new(at.path, Linear::new(weight, bias.transpose()?)))
+        let bias = if self.weights.has(LOGITS_BIAS) {
+            Some(self.tensor(&[1, v], LOGITS_BIAS)?.squeeze(0)?)
+        } else {
+            None
+        };
+        Ok(Projection::new(at.path, self.weights.held(Linear::new(weight, bias))?))
     }
 }
 

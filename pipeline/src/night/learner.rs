@@ -130,8 +130,8 @@ impl<'a> Learner<'a> {
         );
         let mut tensors = start.tensors()?;
         let encoder = Weights::load(&[&parent.unwrap_or(base).join(ENCODER)], DType::F32, &Device::Cpu)?;
-        let encoder = encoder.tensors().iter();
-        tensors.extend(encoder.map(|(name, t)| (format!("{ENCODER_PREFIX}{name}"), t.clone())));
+        let encoder = encoder.tensors()?.into_iter();
+        tensors.extend(encoder.map(|(name, t)| (format!("{ENCODER_PREFIX}{name}"), t)));
         let params = Params::new(&tensors)?;
         let (adapter, weights) = (on_variables(&start, &params, bare)?, params.weights().pp("encoder"));
         let backbone = bare.with_adapter(&adapter);
@@ -313,9 +313,8 @@ impl<'a> Learner<'a> {
 /// The adapter on the variables of `params`, which have its tensors under the same names.
 fn on_variables(start: &Adapter, params: &Params, backbone: &Backbone) -> anyhow::Result<Adapter> {
     let weights = params.weights();
-    let is_adapters = |name: &String| !name.starts_with(ENCODER_PREFIX);
-    let tensors = weights.tensors().iter().filter(|(name, _)| is_adapters(name));
-    let tensors = tensors.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+    let mut tensors = weights.tensors()?;
+    tensors.retain(|name, _| !name.starts_with(ENCODER_PREFIX));
     Ok(Adapter::new(start.config().clone(), &tensors, backbone)?)
 }
 

@@ -106,11 +106,11 @@ impl Language {
         };
         let weights = Weights::load_checkpoint(checkpoint, DType::F32, &Device::Cpu)
             .with_context(|| format!("read base {:?}", settings.base))?;
-        let floats = weights.tensors().iter().filter(|(_, tensor)| tensor.dtype().is_float());
-        add(
-            "decoder",
-            floats.map(|(name, tensor)| (name.clone(), tensor.clone())).collect(),
-        );
+        let mut floats = weights
+            .tensors()
+            .with_context(|| format!("read base {:?}", settings.base))?;
+        floats.retain(|_, tensor| tensor.dtype().is_float());
+        add("decoder", floats);
         Ok(tensors)
     }
 }

@@ -181,7 +181,7 @@ fn only_the_adapter_has_gradients() {
         let loss = golden.loss(&logits(&adapted, &golden.ids, &golden.ecg));
         let grads = loss.backward().unwrap();
         let weights = Weights::load_checkpoint(&golden.dir, DType::F32, &device()).unwrap();
-        let base: Vec<Vec<usize>> = weights.tensors().values().map(|t| t.dims().to_vec()).collect();
+        let base: Vec<Vec<usize>> = weights.tensors().unwrap().values().map(|t| t.dims().to_vec()).collect();
         let matrices = grads
             .get_ids()
             .filter_map(|id| grads.get_id(*id))

@@ -9,18 +9,19 @@ use anyhow::ensure;
 use candle_core::{DType, Device, Tensor};
 use model::decoder::Decoder;
 use model::generate::{DecodeOptions, generate};
+use model::served::ServedWeights;
 use serde::Serialize;
 
 use super::requests;
-use super::shape::{Shape, WeightType};
+use super::shape::Shape;
 
 /// Arguments of `meit bench infer`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     #[arg(long, value_enum, default_value = "110m")]
     pub shape: Shape,
-    #[arg(long, value_enum, default_value = "f32")]
-    pub dtype: WeightType,
+    #[arg(long, default_value = "f32")]
+    pub dtype: ServedWeights,
     /// Rows decoded together.
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
@@ -89,8 +90,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         prompt_seconds: prompt_alone,
         decode_seconds: decode,
         weight_bytes_per_token: bytes,
-        shape: format!("{:?}", arguments.shape),
-        dtype: format!("{:?}", arguments.dtype).to_lowercase(),
+        shape: arguments.shape.name(),
+        dtype: arguments.dtype.name().to_owned(),
         batch: arguments.batch,
         prompt: arguments.prompt,
         new: arguments.new_tokens,

@@ -72,7 +72,8 @@ pub fn run(arguments: &infer::Arguments, own: &Arguments, count: usize) -> anyho
     let device = model::device::open(&arguments.device)?;
     match &own.bundle {
         Some(dir) => {
-            let bundle = Bundle::load(dir, &device).with_context(|| format!("load {}", dir.display()))?;
+            let bundle =
+                Bundle::load_as(dir, &device, arguments.dtype).with_context(|| format!("load {}", dir.display()))?;
             let drafts = Drafts {
                 drafting: bundle.drafting(),
                 ecgs: ecgs(own, count)?,
@@ -83,7 +84,7 @@ pub fn run(arguments: &infer::Arguments, own: &Arguments, count: usize) -> anyho
         None => {
             let decoder = arguments.shape.decoder(arguments.dtype, &device)?;
             let texts = Texts::new(decoder, arguments, count);
-            measure(arguments, &texts, format!("{:?}", arguments.shape))
+            measure(arguments, &texts, arguments.shape.name())
         }
     }
 }

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
+use clap::ValueEnum;
 use model::config::DecoderConfig;
 use model::decoder::Decoder;
+use model::error::{Error, Result};
 use model::init::{Start, decoder_starts};
-use model::weights::Weights;
+use model::served::ServedWeights;
+use model::weights::{Tensors, Weights};
 
 /// A LLaMA of one of four sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -23,40 +25,6 @@ pub enum Shape {
     B1,
     #[value(name = "7b")]
     B7,
-}
-
-/// Type of the weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum WeightType {
-    F32,
-    F16,
-    Bf16,
-    /// Eight bits and a scale for each 32 weights; on the CPU.
-    #[value(name = "q8_0")]
-    Q8,
-    /// Four bits and two levels of scales for each 256 weights; on the CPU.
-    #[value(name = "q4_k")]
-    Q4,
-}
-
-impl WeightType {
-    /// Type in which the weights are drawn.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 | Self::Q8 | Self::Q4 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::Bf16 => DType::BF16,
-        }
-    }
-
-    /// Kind of block that they are quantised to, if any.
-    pub fn blocks(self) -> Option<GgmlDType> {
-        match self {
-            Self::Q8 => Some(GgmlDType::Q8_0),
-            Self::Q4 => Some(GgmlDType::Q4K),
-            Self::F32 | Self::F16 | Self::Bf16 => None,
-        }
-    }
 }
 
 impl Shape {
@@ -88,27 +56,30 @@ impl Shape {
         }
     }
 
-    /// A decoder whose weights are drawn on `device`, tensor by tensor.
-    pub fn decoder(self, weights: WeightType, device: &Device) -> anyhow::Result<Decoder> {
-        let dtype = weights.dtype();
+    /// A decoder whose weights are drawn on `device` one after the other, each as it is needed.
+    pub fn decoder(self, weights: ServedWeights, device: &Device) -> anyhow::Result<Decoder> {
         let config = self.config();
-        let mut tensors = BTreeMap::new();
-        for Start { name, shape, std } in decoder_starts(&config) {
-            let tensor = match std {
-                Some(std) => Tensor::randn(0f32, std, shape, device)?.to_dtype(dtype)?,
-                None => Tensor::ones(shape, dtype, device)?,
-            };
-            tensors.insert(name, tensor);
-        }
-        let decoder = Decoder::load(&Weights::new(tensors), &config.architecture()?)?;
-        match weights.blocks() {
-            Some(kind) => Ok(decoder.quantised(kind)?),
-            None => Ok(decoder),
-        }
+        let starts = decoder_starts(&config).into_iter();
+        let drawn = Weights::from_source(Drawn {
+            starts: starts.map(|start| (start.name.clone(), start)).collect(),
+            device: device.clone(),
+        });
+        let drawn = drawn.in_dtype(weights.dtype());
+        let drawn = match weights.blocks() {
+            Some(kind) => drawn.in_blocks(kind),
+            None => drawn,
+        };
+        Ok(Decoder::load(&drawn, &config.architecture()?)?)
+    }
+
+    /// The name that `--shape` takes.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// Bytes of weights that every decoded token reads: all but the embedding's table.
-    pub fn bytes_per_token(self, weights: WeightType) -> f64 {
+    pub fn bytes_per_token(self, weights: ServedWeights) -> f64 {
         let dense = weights.dtype().size_in_bytes() as f64;
         let bytes = |shape: &[usize]| {
             let each = match (shape, weights.blocks()) {
@@ -122,5 +93,30 @@ impl Shape {
         let starts = decoder_starts(&self.config());
         let read = starts.iter().filter(|start| !start.name.contains("embed_tokens"));
         read.map(|start| bytes(&start.shape)).sum()
+    }
+}
+
+/// Random weights that are nowhere until a module asks for them.
+struct Drawn {
+    starts: BTreeMap<String, Start>,
+    device: Device,
+}
+
+impl Tensors for Drawn {
+    fn names(&self) -> Vec<String> {
+        self.starts.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.starts.get(name).map(|start| start.shape.clone())
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let start = self.starts.get(name);
+        let start = start.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        Ok(match start.std {
+            Some(std) => Tensor::randn(0f32, std, start.shape.as_slice(), &self.device)?,
+            None => Tensor::ones(start.shape.as_slice(), DType::F32, &self.device)?,
+        })
     }
 }

@@ -12,12 +12,13 @@ use model::decoder::Decoder;
 use model::lora::{Adaptable, Adapter, AdapterConfig, Targets};
 use model::loss::cross_entropy;
 use model::mode::Mode;
+use model::served::ServedWeights;
 use pipeline::benchmark::cost::memory_kib_max;
 use pipeline::optimizer::AdamW;
 use rand::SeedableRng;
 use serde::Serialize;
 
-use super::shape::{Shape, WeightType};
+use super::shape::Shape;
 
 const LEARNING_RATE: f64 = 1e-4;
 
@@ -26,8 +27,8 @@ const LEARNING_RATE: f64 = 1e-4;
 pub struct Arguments {
     #[arg(long, value_enum, default_value = "110m")]
     shape: Shape,
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: WeightType,
+    #[arg(long, default_value = "f32")]
+    dtype: ServedWeights,
     /// Rank of the adapter, on every linear layer but the head.
     #[arg(long, default_value_t = 16)]
     rank: usize,
@@ -113,8 +114,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         adapter_parameters: adapter.parameters(),
         loss_first: losses[0],
         loss_last: losses[losses.len() - 1],
-        shape: format!("{:?}", arguments.shape),
-        dtype: format!("{:?}", arguments.dtype).to_lowercase(),
+        shape: arguments.shape.name(),
+        dtype: arguments.dtype.name().to_owned(),
         rank: arguments.rank,
         batch: arguments.batch,
         tokens: arguments.tokens,

@@ -1,0 +1,148 @@
+//! A safetensors file, read a tensor at a time.
+//!
+//! Place: below `weights` and `assemble`. Invariant: what is in memory is the header and the tensors that were asked for, so a
+//! checkpoint of many gigabytes loads in the memory of the model that is made of it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::Load;
+use candle_core::{Device, Tensor};
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensorError};
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Bytes of the header's length, which come first.
+const LENGTH: u64 = 8;
+/// Bytes of a header at most, as the format says.
+const HEADER_MAX: u64 = 100_000_000;
+
+pub(crate) struct Shard {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    /// Where the tensors' bytes begin.
+    start: u64,
+}
+
+impl Shard {
+    /// Opens a file and reads its header.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::Safetensors`] for a file that is no safetensors, or whose size is not the one its header gives.
+    pub fn open(path: &Path) -> Result<Self> {
+        let read = |source| files::unreadable(path, source);
+        let parsed = |source| Error::Safetensors {
+            path: path.to_owned(),
+            source,
+        };
+        let file = files::open(path)?;
+        let size = file.metadata().map_err(read)?.len();
+        let mut length = [0; LENGTH as usize];
+        if size < LENGTH {
+            return Err(parsed(SafeTensorError::HeaderTooSmall));
+        }
+        file.read_exact_at(&mut length, 0).map_err(read)?;
+        let length = u64::from_le_bytes(length);
+        if length > HEADER_MAX {
+            return Err(parsed(SafeTensorError::HeaderTooLarge));
+        }
+        if length > size - LENGTH {
+            return Err(parsed(SafeTensorError::InvalidHeaderLength));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact_at(&mut header, LENGTH).map_err(read)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(SafeTensorError::InvalidHeaderDeserialization)
+            .map_err(parsed)?;
+        let start = LENGTH + length;
+        if metadata.data_len() as u64 != size - start {
+            return Err(parsed(SafeTensorError::MetadataIncompleteBuffer));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            metadata,
+            start,
+        })
+    }
+
+    /// Shape of every weight, by name. Boolean tensors are masks that old checkpoints carry along, never weights.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        let all = self.metadata.tensors().into_iter();
+        let weights = all.filter(|(_, info)| info.dtype != Dtype::BOOL);
+        weights.map(|(name, info)| (name, info.shape.clone())).collect()
+    }
+
+    /// A tensor in the file's own type.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::Read`]; a type that candle does not have.
+    pub fn read(&self, name: &str) -> Result<Tensor> {
+        let info = self.metadata.info(name);
+        let info = info.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        let (from, to) = info.data_offsets;
+        let mut bytes = vec![0; to - from];
+        self.file
+            .read_exact_at(&mut bytes, self.start + from as u64)
+            .map_err(|source| files::unreadable(&self.path, source))?;
+        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes);
+        let view = view.map_err(|source| Error::Safetensors {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(view.load(&Device::Cpu)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(bytes: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let error = Shard::open(&path).err().unwrap();
+        assert!(error.to_string().contains("x.safetensors"), "{error}");
+        std::error::Error::source(&error).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_file_that_was_cut_or_is_something_else_is_refused_by_name() {
+        let tensors = BTreeMap::from([("a".to_owned(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+        let whole = crate::files::safetensors(&tensors).unwrap();
+        assert!(refused(&whole[..whole.len() - 1]).contains("incomplete metadata"));
+        assert!(refused(&whole[..20]).contains("header length"));
+        assert!(refused(&whole[..5]).contains("header too small"));
+        assert!(refused(&[0xff; 64]).contains("header too large"));
+        assert!(refused(b"\x02\0\0\0\0\0\0\0[]").contains("invalid"));
+        assert_eq!(
+            refused(&[whole.as_slice(), b"x"].concat()),
+            refused(&whole[..whole.len() - 1])
+        );
+    }
+
+    #[test]
+    fn tensors_are_read_by_name_and_masks_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let (floats, mask) = ([1.5f32, -2.0].map(f32::to_le_bytes).concat(), [1u8, 0, 1]);
+        let views = [
+            ("a", TensorView::new(Dtype::F32, vec![2], &floats).unwrap()),
+            ("mask", TensorView::new(Dtype::BOOL, vec![3], &mask).unwrap()),
+        ];
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        let shard = Shard::open(&path).unwrap();
+        assert_eq!(shard.shapes(), BTreeMap::from([("a".to_owned(), vec![2])]));
+        assert_eq!(shard.read("a").unwrap().to_vec1::<f32>().unwrap(), [1.5, -2.0]);
+        assert_eq!(
+            shard.read("b").err().unwrap().to_string(),
+            "tensor b is missing from the weights"
+        );
+    }
+}
