@@ -11,7 +11,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use ecg::LEADS;
 use ecg::dsp::DspConfig;
-use ecg::event::{Place, dead_letter_headers, owned_headers};
+use ecg::event::owned_headers;
+use ecg::letter::{Letter, Place, Refusal};
 use ecg::packet::PacketError;
 use ecg::report::RejectRecord;
 use ecg::segment::Segment;
@@ -175,22 +176,28 @@ pub(crate) fn outputs(made: &mut Made, owner: &Owner, marks: Option<&mut Marks>)
     Ok(vec![segment, mark])
 }
 
-/// A refused record's bytes for the dead letters, with where it came from and why it was refused.
-pub(crate) fn dead_letter(record: Record, error: &PacketError, owner: &Owner) -> Output {
+/// The dead letters of a refused record: its bytes, with where it came from and why it was refused.
+pub(crate) fn dead_letters(record: Record, error: &PacketError, owner: &Owner) -> impl Iterator<Item = Output> {
     let at = Place {
         topic: &record.topic,
         partition: record.partition,
         offset: record.offset,
     };
-    let headers = dead_letter_headers(EVENT_SOURCE, at, error.reason().as_str(), &error.to_string());
-    Output {
+    let refusal = Refusal {
+        source: EVENT_SOURCE,
+        at,
+        reason: error.reason().as_str(),
+        error: &error.to_string(),
+    };
+    let letters = refusal.letters(record.key, record.payload).into_iter();
+    letters.map(|Letter { key, payload, headers }| Output {
         owner: owner.clone(),
         topic: topic::DEAD_LETTERS,
         partition: None,
-        key: record.key,
-        payload: record.payload,
+        key,
+        payload,
         headers,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! Dead letters, to be read and to be sent again.
 //!
 //! Place: `meit-agent dead-letters`, beside the stream. A letter is what was refused, byte for byte, with its reason and its
-//! place in headers; after the cause is mended it can be sent again to where it came from.
+//! place in headers; after the cause is mended it can be sent again to where it came from. A record too large for one letter lies
+//! there in parts, which are one letter here.
 //! Invariant: reading changes nothing; sending again leaves the letter where it is and names its place in the copy's headers.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, ensure};
+use ecg::letter::{KEY_BYTES, PART};
 use ecg::topic;
 use serde::Serialize;
 use service::kafka::KafkaSettings;
@@ -72,8 +76,17 @@ pub struct Letter {
     pub bytes: usize,
 }
 
+/// A refused record, put together from its letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refused {
+    /// The record's key and value; place and headers of its first letter.
+    row: Row,
+    /// Letters that it has, and that it should have.
+    parts: (usize, usize),
+}
+
 impl Letter {
-    fn of(row: &Row) -> Self {
+    fn of(Refused { row, .. }: &Refused) -> Self {
         let header = |name| row.header(name).unwrap_or_default().to_owned();
         Self {
             at: (row.partition, row.offset),
@@ -92,18 +105,24 @@ impl Letter {
 /// # Errors
 /// When the broker does not answer.
 pub async fn list(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<Vec<Letter>> {
-    Ok(rows(kafka, choice).await?.iter().map(Letter::of).collect())
+    Ok(refused(kafka, choice).await?.iter().map(Letter::of).collect())
 }
 
 /// Sends letters again, each with its bytes and key to the topic that it was read from; says how many.
 ///
 /// # Errors
-/// When the broker does not answer or take them, or a letter does not say where it came from.
+/// When the broker does not answer or take them, or a letter does not say where it came from or lacks a part.
 pub async fn replay(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<usize> {
-    let rows = rows(kafka, choice).await?;
+    let refused = refused(kafka, choice).await?;
     let sink = Sink::new(kafka).context("open kafka sink")?;
-    for row in &rows {
+    for Refused { row, parts } in &refused {
         let place = format!("{}:{}", row.partition, row.offset);
+        ensure!(
+            parts.0 == parts.1,
+            "letter {place} has {} of its {} parts",
+            parts.0,
+            parts.1
+        );
         let to = row
             .header("topic")
             .with_context(|| format!("letter {place} names no topic"))?;
@@ -119,23 +138,67 @@ pub async fn replay(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<us
             .await
             .with_context(|| format!("send letter {place} again"))?;
     }
-    Ok(rows.len())
+    Ok(refused.len())
 }
 
-async fn rows(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<Vec<Row>> {
+async fn refused(kafka: &KafkaSettings, choice: &Choice) -> anyhow::Result<Vec<Refused>> {
     let count = cluster::partitions(kafka, &[topic::DEAD_LETTERS])
         .await
         .context("count partitions")?[0];
     let partitions: Vec<i32> = (0..count as i32).collect();
     let read: Result<Vec<Row>, TableError> = table::read(kafka, topic::DEAD_LETTERS, &partitions).await;
     let mut rows = read.context("read dead letters")?;
-    rows.retain(|row| choice.takes(row));
     rows.sort_by_key(|row| (row.partition, row.offset));
-    Ok(rows)
+    let mut all = together(rows);
+    all.retain(|refused| choice.takes(&refused.row));
+    Ok(all)
+}
+
+/// Number of this part, and of all.
+fn part(row: &Row) -> Option<(usize, usize)> {
+    let (number, count) = row.header(PART)?.split_once(" of ")?;
+    Some((number.parse().ok()?, count.parse().ok()?))
+}
+
+/// The records of letters, in the order of their first ones. Parts of a record without a key may lie in several partitions.
+fn together(rows: Vec<Row>) -> Vec<Refused> {
+    let mut records: Vec<Refused> = Vec::new();
+    let mut in_parts: BTreeMap<(String, usize), BTreeMap<usize, Row>> = BTreeMap::new();
+    for row in rows {
+        match (part(&row), row.header("ce_id")) {
+            (Some((number, count)), Some(id)) => {
+                // one that was delivered twice replaces itself
+                in_parts.entry((id.to_owned(), count)).or_default().insert(number, row);
+            }
+            _ => records.push(Refused { row, parts: (1, 1) }),
+        }
+    }
+    records.extend(in_parts.into_iter().filter_map(|((_, count), parts)| {
+        let parts_found = parts.len();
+        let mut parts = parts.into_values();
+        let mut row = parts.next()?;
+        row.value.extend(parts.flat_map(|part| part.value));
+        Some(Refused {
+            row,
+            parts: (parts_found, count),
+        })
+    }));
+    for Refused { row, .. } in &mut records {
+        let key_bytes = row.header(KEY_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        let value = row.value.split_off(usize::min(key_bytes, row.value.len()));
+        let key = std::mem::replace(&mut row.value, value);
+        if key_bytes > 0 {
+            row.key = key;
+        }
+    }
+    records.sort_by_key(|refused| (refused.row.partition, refused.row.offset));
+    records
 }
 
 #[cfg(test)]
 mod tests {
+    use ecg::letter::{Place, Refusal};
+
     use super::*;
 
     fn row(reason: &str, offset: i64) -> Row {
@@ -172,8 +235,48 @@ mod tests {
 
     #[test]
     fn a_letter_tells_its_place_and_reason_and_not_its_bytes() {
-        let letter = serde_json::to_value(Letter::of(&row("decode", 5))).unwrap();
+        let refused = together(vec![row("decode", 5)]);
+        let letter = serde_json::to_value(Letter::of(&refused[0])).unwrap();
         assert_eq!(letter["at"], serde_json::json!([1, 5]));
         assert_eq!((&letter["reason"], &letter["bytes"]), (&"decode".into(), &3.into()));
+    }
+
+    #[test]
+    fn parts_of_a_record_are_one_letter_and_a_part_that_is_gone_is_noticed() {
+        let bytes: Vec<u8> = (0..2_000_000).map(|i| (i % 251) as u8).collect();
+        let refusal = Refusal {
+            source: EVENT_SOURCE,
+            at: Place {
+                topic: topic::WAVEFORMS,
+                partition: 0,
+                offset: 9,
+            },
+            reason: "decode",
+            error: "no Protobuf",
+        };
+        let key = vec![5; 20_000];
+        let letters = refusal.letters(Some(key.clone()), bytes.clone());
+        let rows: Vec<Row> = letters
+            .into_iter()
+            .zip(7..)
+            .map(|(letter, offset)| Row {
+                partition: offset as i32 % 2,
+                offset,
+                key: letter.key.unwrap_or_default(),
+                value: letter.payload,
+                headers: letter
+                    .headers
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect(),
+            })
+            .chain([row("identity", 70)])
+            .collect();
+        let whole = together(rows.clone());
+        assert_eq!(whole.len(), 2);
+        let record = &whole[0];
+        assert!(record.row.key == key && record.row.value == bytes && record.parts == (3, 3));
+        let rest = together(rows[1..].to_vec());
+        assert!(rest.iter().any(|refused| refused.parts == (2, 3)));
     }
 }

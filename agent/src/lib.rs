@@ -282,7 +282,8 @@ impl Agent {
             Err(error) => {
                 let (partition, offset, reason) = (record.partition, record.offset, error.reason());
                 tracing::warn!(%error, reason = reason.as_str(), partition, offset, "packet refused");
-                self.waiting.add(dispatch::dead_letter(record, &error, &owner));
+                let letters = dispatch::dead_letters(record, &error, &owner);
+                letters.for_each(|letter| self.waiting.add(letter));
                 self.metrics.packet_rejected(partition, reason);
             }
         }

@@ -9,6 +9,7 @@ mod slow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use agent::letters::Choice;
 use agent::settings::AgentSettings;
 use ecg::packet::Packet;
 use ecg::report::DraftReport;
@@ -298,6 +299,34 @@ async fn partitions_that_change_hands_in_mid_window_lose_and_double_no_segment()
             .flat_map(|summary| summary.partitions.values())
             .all(|counts| counts.difference() == 0)
     );
+}
+
+/// The most that a broker takes by default is more than a letter of so many bytes and its headers would be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_30_a_record_as_large_as_the_broker_takes_is_kept_in_parts_and_the_beds_go_on() {
+    let Some(bench) = Bench::start().await else { return };
+    let agent = agent_on(bench.named("one"));
+    let garbage: Vec<u8> = (0..1_020_000u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let send = |bytes| bench.sink.send(topic::WAVEFORMS, Some(b"bed-00"), bytes, &[]);
+    send(&garbage).await.unwrap();
+    let (packets, windows) = streams();
+    bench.send(&packets).await;
+    bench.committed(topic::SEGMENTS, windows).await;
+    bench.committed(topic::DEAD_LETTERS, 2).await;
+    let letters = agent::letters::list(&bench.kafka, &Choice::default()).await.unwrap();
+    assert_eq!((letters.len(), letters[0].bytes), (1, garbage.len()));
+    let before = bench.reached(topic::WAVEFORMS, packets.len() + 1).await.len();
+    assert_eq!(
+        agent::letters::replay(&bench.kafka, &Choice::default()).await.unwrap(),
+        1
+    );
+    let waveforms = bench.reached(topic::WAVEFORMS, before + 1).await;
+    assert_eq!(waveforms.iter().filter(|row| row.value == garbage).count(), 2);
+    bench.committed(topic::DEAD_LETTERS, 4).await;
+    let summary = agent.stop().await;
+    assert_eq!(summary.packets_received, packets.len() as u64 + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

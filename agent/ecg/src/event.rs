@@ -44,36 +44,6 @@ pub fn owned_headers(topic: &str, source: &str, id: &str) -> Vec<(&'static str, 
     all.into()
 }
 
-/// Where a refused record was read.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// Its topic.
-    pub topic: &'a str,
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-}
-
-/// Headers of a dead letter that the process `source` sends: [`headers`], why the record was refused (`reason` of a closed set,
-/// `error` in words), and where it was read, which names the event too.
-pub fn dead_letter_headers(source: &str, at: Place, reason: &str, error: &str) -> Vec<(&'static str, String)> {
-    let Place {
-        topic,
-        partition,
-        offset,
-    } = at;
-    let mut headers = owned_headers(topic::DEAD_LETTERS, source, &format!("{topic}-{partition}-{offset}"));
-    headers.extend([
-        ("reason", reason.to_owned()),
-        ("error", error.to_owned()),
-        ("topic", topic.to_owned()),
-        ("partition", partition.to_string()),
-        ("offset", offset.to_string()),
-    ]);
-    headers
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,27 +62,5 @@ mod tests {
         assert_eq!(content_type(topic::SEGMENTS_STAT), PROTOBUF);
         assert_eq!(content_type(topic::SIGNED_REPORTS), JSON);
         assert_eq!(content_type(topic::DEAD_LETTERS), BYTES);
-    }
-
-    #[test]
-    fn a_dead_letter_says_where_it_was_read_and_is_one_event_by_that() {
-        let at = Place {
-            topic: topic::WAVEFORMS,
-            partition: 3,
-            offset: 17,
-        };
-        let headers = dead_letter_headers("/meit/agent", at, "decode", "no Protobuf");
-        for (name, value) in [
-            ("ce_type", topic::DEAD_LETTERS),
-            ("ce_id", "ecg.waveforms.v1-3-17"),
-            ("content-type", BYTES),
-            ("reason", "decode"),
-            ("error", "no Protobuf"),
-            ("topic", topic::WAVEFORMS),
-            ("partition", "3"),
-            ("offset", "17"),
-        ] {
-            assert!(headers.contains(&(name, value.to_owned())), "{name}: {headers:?}");
-        }
     }
 }

@@ -9,6 +9,7 @@ pub mod dsp;
 pub mod event;
 pub mod id;
 pub mod lead;
+pub mod letter;
 pub mod limb;
 pub mod packet;
 pub mod report;

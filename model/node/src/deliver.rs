@@ -78,6 +78,8 @@ enum Kind {
     /// A draft, and when its segment came.
     Draft(Box<DraftReport>, Instant),
     DeadLetter(&'static str),
+    /// Another letter of the record before it.
+    Part,
 }
 
 impl Deliverer {
@@ -151,11 +153,15 @@ impl Deliverer {
 
     fn take_refused(&mut self, record: Record, error: &SegmentError, place: Place) {
         self.ledger.done(&record);
-        self.waiting.push(Ready {
+        // the record is counted once, by the first of its letters
+        let kinds =
+            std::iter::once(Kind::DeadLetter(ingest::refusal(error))).chain(std::iter::repeat_with(|| Kind::Part));
+        let letters = ingest::dead_letters(record, error, &place.owner).zip(kinds);
+        self.waiting.extend(letters.map(|(output, kind)| Ready {
             offset: place.offset,
-            output: ingest::dead_letter(record, error, place.owner),
-            kind: Kind::DeadLetter(ingest::refusal(error)),
-        });
+            output,
+            kind,
+        }));
     }
 
     /// Commits the floors that moved, with every record that they pass; records of partitions that went are dropped.
@@ -185,6 +191,7 @@ impl Deliverer {
                     self.metrics.draft_delivered(draft, came.elapsed());
                 }
                 Kind::DeadLetter(reason) => self.metrics.dead_letter(reason),
+                Kind::Part => {}
             }
         }
         Ok(())

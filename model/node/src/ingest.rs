@@ -3,7 +3,7 @@
 //! Place: first step after the sources; refused records go to the dead letters.
 //! Invariant: total; a decoded segment has 12 x 5000 samples, so the model takes it.
 
-use ecg::event::{Place, dead_letter_headers};
+use ecg::letter::{Letter, Place, Refusal};
 use ecg::segment::SegmentError;
 use ecg::topic;
 use service::kafka::commit::Output;
@@ -23,22 +23,28 @@ pub(crate) fn refusal(error: &SegmentError) -> &'static str {
     }
 }
 
-/// A refused record's bytes for the dead letters, with where it came from and why it was refused.
-pub(crate) fn dead_letter(record: Record, error: &SegmentError, owner: Owner) -> Output {
+/// The dead letters of a refused record: its bytes, with where it came from and why it was refused.
+pub(crate) fn dead_letters(record: Record, error: &SegmentError, owner: &Owner) -> impl Iterator<Item = Output> {
     let at = Place {
         topic: &record.topic,
         partition: record.partition,
         offset: record.offset,
     };
-    let headers = dead_letter_headers(crate::EVENT_SOURCE, at, refusal(error), &error.to_string());
-    Output {
-        owner,
+    let refused = Refusal {
+        source: crate::EVENT_SOURCE,
+        at,
+        reason: refusal(error),
+        error: &error.to_string(),
+    };
+    let letters = refused.letters(record.key, record.payload).into_iter();
+    letters.map(|Letter { key, payload, headers }| Output {
+        owner: owner.clone(),
         topic: topic::DEAD_LETTERS,
         partition: None,
-        key: record.key,
-        payload: record.payload,
+        key,
+        payload,
         headers,
-    }
+    })
 }
 
 #[cfg(test)]

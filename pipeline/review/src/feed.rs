@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use ecg::id::HEARTBEAT_STREAM;
+use ecg::letter::{self, Refusal};
 use ecg::report::{DraftReport, SignedReport};
 use ecg::segment::Segment;
 use ecg::topic;
@@ -114,22 +115,28 @@ impl Feed {
         self.metrics.refused(&record.topic);
         let (topic, partition, offset) = (&*record.topic, record.partition, record.offset);
         tracing::warn!(%error, topic, partition, offset, "record refused");
-        let at = ecg::event::Place {
-            topic,
-            partition,
-            offset,
+        let refusal = Refusal {
+            source: crate::EVENT_SOURCE,
+            at: letter::Place {
+                topic,
+                partition,
+                offset,
+            },
+            reason: "decode",
+            error: &format!("{error:#}"),
         };
-        let headers = ecg::event::dead_letter_headers(crate::EVENT_SOURCE, at, "decode", &format!("{error:#}"));
-        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let key = record.key.as_deref();
-        match self
-            .sink
-            .send(topic::DEAD_LETTERS, key, &record.payload, &headers)
-            .await
-        {
-            Ok(()) => self.done(&record.topic, record.partition, record.offset),
-            Err(error) => tracing::error!(%error, topic, partition, offset, "dead letter not delivered"),
+        for letter in refusal.letters(record.key.clone(), record.payload.clone()) {
+            let headers: Vec<(&str, &str)> = letter
+                .headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            let (key, payload) = (letter.key.as_deref(), letter.payload.as_slice());
+            if let Err(error) = self.sink.send(topic::DEAD_LETTERS, key, payload, &headers).await {
+                return tracing::error!(%error, topic, partition, offset, "dead letter not delivered");
+            }
         }
+        self.done(&record.topic, record.partition, record.offset);
     }
 
     fn done(&mut self, topic: &std::sync::Arc<str>, partition: i32, offset: i64) {

@@ -22,6 +22,10 @@ const RECONNECT_MS_MAX: &str = "1000";
 /// Time between two reports of the lag.
 const STATISTICS_MS: &str = "1000";
 
+/// Bytes of a record that a client sends at most: more than brokers take by default, so that they decide, and what they took once can
+/// be sent again.
+const RECORD_BYTES_MAX: &str = "10485760";
+
 /// First pause before a request of a transaction is repeated. The broker asks for a repetition while it still ends the
 /// transaction before: with librdkafka's 100 ms a transaction takes 92 ms (median of 40 in a row), with 5 ms 14 ms. The
 /// pause grows from there.
@@ -295,6 +299,7 @@ impl KafkaSettings {
             .set("enable.idempotence", "true")
             .set("linger.ms", self.linger_ms.to_string())
             .set("compression.type", self.compression.as_str())
+            .set("message.max.bytes", RECORD_BYTES_MAX)
             .set("delivery.timeout.ms", self.delivery_timeout_ms.to_string());
         config
     }
