@@ -5,11 +5,12 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use candle_core::{DType, Device, Tensor};
 use model::decoder::Decoder;
 use model::generate::{DecodeOptions, generate};
 use model::served::ServedWeights;
+use pipeline::benchmark::cost::memory_kib_max;
 use serde::Serialize;
 
 use super::requests;
@@ -52,6 +53,8 @@ struct Figures {
     prompt_seconds: f64,
     decode_seconds: f64,
     weight_bytes_per_token: f64,
+    /// Largest resident memory of this process.
+    peak_rss_mb: f64,
     shape: String,
     dtype: String,
     batch: usize,
@@ -75,6 +78,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let device = model::device::open(&arguments.device)?;
     let decoder = arguments.shape.decoder(arguments.dtype, &device)?;
+    seconds(&decoder, arguments, 2, &device)?; // the first run makes the pages and threads of all others
     let (mut whole, mut prompt_alone) = (f64::MAX, f64::MAX);
     for _ in 0..arguments.runs {
         prompt_alone = prompt_alone.min(seconds(&decoder, arguments, 1, &device)?);
@@ -90,6 +94,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         prompt_seconds: prompt_alone,
         decode_seconds: decode,
         weight_bytes_per_token: bytes,
+        peak_rss_mb: memory_kib_max().context("VmHWM in /proc/self/status")? * 1024.0 / 1e6,
         shape: arguments.shape.name(),
         dtype: arguments.dtype.name().to_owned(),
         batch: arguments.batch,
