@@ -26,9 +26,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ecg::packet::PacketError;
+use ecg::event::owned_headers;
+use ecg::packet::{PacketError, RejectReason};
 use ecg::topic;
-use ecg::window::PushOutcome;
+use ecg::window::{PushOutcome, Rebase, Settled};
 use prometheus::Registry;
 use service::kafka::KafkaSettings;
 use service::kafka::cluster;
@@ -40,7 +41,7 @@ use service::shutdown::Shutdown;
 use service::telemetry::Meter;
 use tokio::task::JoinHandle;
 
-use crate::dispatch::{Analysed, Analyses, Made};
+use crate::dispatch::{Analysed, Analyses, EVENT_SOURCE, Made};
 use crate::hearing::Hearing;
 use crate::marks::Marks;
 use crate::metrics::{AgentSummary, Metrics};
@@ -102,6 +103,7 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
             2 * section.workers,
         ),
         partitions: Partitions::default(),
+        held: BTreeMap::new(),
         waiting: Waiting::default(),
         hearing: Hearing::new(Duration::from_millis(settings.kafka.fetch_wait_ms.into())),
         on_its_way: None,
@@ -202,6 +204,8 @@ struct Agent {
     changes: Changes,
     analyses: Analyses,
     partitions: Partitions,
+    /// Records of boots on trial, by partition and offset; bounded by the windows, a few a stream.
+    held: BTreeMap<(i32, i64), Record>,
     waiting: Waiting,
     hearing: Hearing,
     on_its_way: Option<OnItsWay>,
@@ -230,7 +234,10 @@ impl Agent {
                     self.monitors.drop_partition(partition);
                     self.partitions.revoke(partition);
                     self.hearing.forget(partition);
+                    // who takes the partition reads them again
+                    self.held.retain(|(of, _), _| *of != partition);
                 }
+                self.metrics.packets_held(self.held.len());
             }
             Event::OffsetGap(gap) => self.metrics.offset_gap(gap.records()),
             Event::Fatal(error) => anyhow::bail!("kafka source: {error}"),
@@ -242,14 +249,15 @@ impl Agent {
     async fn take_assigned(&mut self, assigned: Vec<Assignment>) -> anyhow::Result<()> {
         tracing::info!(?assigned, "partitions assigned");
         let mut marks: BTreeMap<i32, Marks> = BTreeMap::new();
-        if self.committer.is_transactional() {
-            let partitions: Vec<i32> = assigned.iter().map(|assignment| assignment.owner.partition.1).collect();
-            let rows = table::read(&self.kafka, topic::AGENT_MARKS, &partitions);
-            for row in rows.await.context("read marks")? {
-                let of_partition = marks.entry(row.partition).or_default();
-                let restored = of_partition.restore(&row.key, &row.value, Instant::now());
-                restored
-                    .with_context(|| format!("decode a mark of {} partition {}", topic::AGENT_MARKS, row.partition))?;
+        let partitions: Vec<i32> = assigned.iter().map(|assignment| assignment.owner.partition.1).collect();
+        let rows = table::read(&self.kafka, topic::AGENT_MARKS, &partitions);
+        for row in rows.await.context("read marks")? {
+            let of_partition = marks.entry(row.partition).or_default();
+            if let Err(error) = of_partition.restore(&row.key, &row.value, Instant::now()) {
+                // without it windows may be made a second time, under the same ids; ending would stop every bed for good
+                let (topic, partition, offset) = (topic::AGENT_MARKS, row.partition, row.offset);
+                tracing::warn!(%error, topic, partition, offset, "a mark cannot be read and is left out");
+                self.metrics.mark_unreadable();
             }
         }
         for assignment in assigned {
@@ -269,22 +277,94 @@ impl Agent {
             return Ok(());
         };
         part.next = Some(record.offset + 1);
-        let (owner, fresh) = (part.owner.clone(), record.offset >= part.fresh_from);
-        if fresh {
-            self.metrics.packet_received(record.partition);
-        }
+        let is_fresh = part.is_fresh(record.offset);
         let mut closings = Closings::default();
         let fate = self.push(&record, &mut closings);
+        let crowded = closings.crowded;
+        for (partition, settled) in std::mem::take(&mut closings.settled) {
+            self.settle(partition, settled);
+        }
+        self.note_rebases(record.partition, std::mem::take(&mut closings.rebased))?;
         self.start_analyses(closings).await?;
         match fate {
-            _ if !fresh => self.metrics.packet_replayed(),
-            Ok(outcome) => self.metrics.packet_accepted(record.partition, outcome),
+            _ if !is_fresh => self.metrics.packet_replayed(),
+            Ok(outcome) if outcome.held => self.hold(record),
+            fate => {
+                if crowded {
+                    tracing::warn!("no room for every stream: those that come are refused until one falls silent");
+                }
+                self.metrics.packet_received(record.partition);
+                self.give_fate(record, fate);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a record until its boot has proved itself.
+    fn hold(&mut self, record: Record) {
+        if let Some(part) = self.partitions.get(record.partition) {
+            part.held.insert(record.offset);
+        }
+        self.held.insert((record.partition, record.offset), record);
+        self.metrics.packets_held(self.held.len());
+    }
+
+    /// Gives a record that was held its fate; one that had it before a restart is not held here.
+    fn settle(&mut self, partition: i32, settled: Settled) {
+        let offset = settled.tag as i64;
+        if let Some(record) = self.held.remove(&(partition, offset)) {
+            self.metrics.packets_held(self.held.len());
+            self.metrics.packet_received(partition);
+            self.give_fate(record, settled.fate);
+        }
+    }
+
+    /// Counts a record, once, and puts a refused one's bytes into the next batch.
+    fn give_fate(&mut self, record: Record, fate: Result<PushOutcome, PacketError>) {
+        let (partition, offset) = (record.partition, record.offset);
+        let Some(part) = self.partitions.get(partition) else {
+            return;
+        };
+        part.held.remove(&offset);
+        let owner = part.owner.clone();
+        match fate {
+            Ok(outcome) => self.metrics.packet_accepted(partition, outcome),
             Err(error) => {
-                let (partition, offset, reason) = (record.partition, record.offset, error.reason());
-                tracing::warn!(%error, reason = reason.as_str(), partition, offset, "packet refused");
+                let reason = error.reason();
+                // said once, not for every packet of a stream that lasts
+                if reason != RejectReason::NoRoom {
+                    tracing::warn!(%error, reason = reason.as_str(), partition, offset, "packet refused");
+                }
                 self.waiting.add(dispatch::dead_letter(record, &error, &owner));
                 self.metrics.packet_rejected(partition, reason);
             }
+        }
+    }
+
+    /// Keeps how streams' indices were rebased where a restart finds it, before the floor can move past it.
+    fn note_rebases(&mut self, partition: i32, rebased: Vec<(String, Rebase)>) -> anyhow::Result<()> {
+        for (stream_id, rebase) in rebased {
+            let Some(part) = self.partitions.get(partition) else {
+                continue;
+            };
+            let (offset, shift) = (rebase.from_tag, rebase.shift);
+            tracing::warn!(
+                partition,
+                offset,
+                shift,
+                "a device restarted its sample index under the same boot: its stream goes on in a new epoch"
+            );
+            let event = format!("{stream_id}-{}-{}-rebase-{shift}", rebase.device_id, rebase.boot_id);
+            let mark = part.marks.rebase(&stream_id, rebase, Instant::now());
+            let mark = Output {
+                owner: part.owner.clone(),
+                topic: topic::AGENT_MARKS,
+                partition: Some(partition),
+                payload: serde_json::to_vec(mark).context("encode mark")?,
+                key: Some(stream_id.into_bytes()),
+                headers: owned_headers(topic::AGENT_MARKS, EVENT_SOURCE, &event),
+            };
+            self.waiting.add(mark);
         }
         Ok(())
     }
@@ -295,6 +375,12 @@ impl Agent {
         let drift_ppm = self.monitors.seen(&packet, record.partition, now);
         self.metrics.packet_seen(&packet, drift_ppm);
         let place = (record.partition, record.offset.max(0) as u64);
+        if !self.windows.holds(&packet.stream_id)
+            && let Some(part) = self.partitions.get(record.partition)
+        {
+            let rebases = part.marks.rebases(&packet.stream_id).to_vec();
+            self.windows.remember(&packet.stream_id, rebases);
+        }
         self.windows.push(packet, place, now, closings)
     }
 
@@ -303,7 +389,10 @@ impl Agent {
         let now = Instant::now();
         self.hearing.note(self.source.heard(topic::WAVEFORMS));
         let clock = |partition| self.hearing.clock(partition, now);
-        let (closings, levels) = (self.windows.tick(clock), self.monitors.levels(clock));
+        let (mut closings, levels) = (self.windows.tick(clock), self.monitors.levels(clock));
+        for (partition, settled) in std::mem::take(&mut closings.settled) {
+            self.settle(partition, settled);
+        }
         self.start_analyses(closings).await?;
         self.partitions.prune(now);
         self.metrics.check_conservation();
