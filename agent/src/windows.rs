@@ -503,8 +503,8 @@ mod tests {
                 *made.entry(closed.context.stream_id).or_default() += 1;
             }
         }
-        // a minute, and 2 s of silence
-        assert_eq!((refused, crowded, windows.len()), (240 + 8, 1, 8));
+        // a minute, and 2 s of silence after the last packet of bed-3
+        assert_eq!((refused, crowded, windows.len()), (240 + 7, 1, 8));
         for bed in [0, 1, 2, 4, 5, 6, 7] {
             assert_eq!(made[&format!("bed-{bed}")], 11, "bed-{bed}: all but the open one");
         }
@@ -564,7 +564,8 @@ mod tests {
             }
         }
         assert_eq!((made["bed-0"], made["bed-1"], made["bed-2"]), (2, 2, 2));
-        assert!(refused > 0 && !made.contains_key("bed-5"), "{made:?}");
+        // what was whole when the youngest was given up is made
+        assert!(refused > 0 && made["bed-5"] == 1, "{made:?}");
     }
 
     #[test]
@@ -582,7 +583,7 @@ mod tests {
             assert_eq!(stream_id, "a");
             rebase
         }));
-        assert_eq!((rebases.len(), rebases[0].from_tag), (1, 23));
+        assert_eq!((rebases.len(), rebases[0].from_tag), (1, 21));
         windows.drop_partition(0);
         for number in 30..60 {
             assert_eq!(windows.holds("a"), number > 30);

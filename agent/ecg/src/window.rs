@@ -9,13 +9,14 @@ mod clock;
 mod quarantine;
 mod rebase;
 mod store;
+mod takeover;
 mod trial;
 #[cfg(test)]
 mod wild;
 
 use std::collections::VecDeque;
 
-use crate::packet::{Packet, PacketError, SAMPLE_INDEX_MAX};
+use crate::packet::{Packet, PacketError};
 use crate::segment::{FilterClass, LeadOrigin};
 use crate::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 use boot::Boot;
@@ -23,20 +24,15 @@ pub use clock::ClockJump;
 use clock::{DeviceClock, Observed};
 use quarantine::Quarantine;
 pub use rebase::{EPOCH, Rebase};
-use rebase::{Rebases, shift_past, shifted};
+use rebase::{Rebases, shifted};
+use takeover::{is_old, retakes};
 pub use trial::Settled;
-use trial::{Trial, Verdict};
+use trial::Trial;
 
 const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
 /// Greatest lateness, samples of the 500 Hz grid. With it, and packets of a second or less, a restart from the commit
 /// floor never sees the whole of an earlier window, so it makes none again.
 pub const LATENESS_SAMPLES_MAX: i64 = 1500;
-
-/// Silence of a stream's device, by the gateway's clock, after which another device may take over without a greater boot.
-const TAKEOVER_US: i64 = 10_000_000;
-
-/// Silence of a boot, by the gateway's clock, after which an earlier boot of its device that goes on is the stream's again.
-const RETAKE_US: i64 = 2_000_000;
 
 /// One window and the samples around it: everything that `dsp::analyse` may look at.
 ///
@@ -278,71 +274,6 @@ impl Windower {
         })
     }
 
-    /// Takes a packet of a boot that is not the stream's own: holds it, or lets the boot take over.
-    fn try_boot(&mut self, packet: Packet, tag: u64, shift: i64) -> Result<PushOutcome, PacketError> {
-        let Some(own) = &self.boot else {
-            return Ok(PushOutcome::default());
-        };
-        if !self.trial.is_of(&packet) {
-            self.settled.extend(self.trial.refuse(own.boot_id));
-        }
-        let samples = packet.len();
-        let held = match self.trial.take(packet, tag, own.watermark) {
-            Verdict::Held => {
-                return Ok(PushOutcome {
-                    held: true,
-                    ..PushOutcome::default()
-                });
-            }
-            Verdict::Repeated => {
-                return Ok(PushOutcome {
-                    duplicate: samples,
-                    ..PushOutcome::default()
-                });
-            }
-            Verdict::Proven(held) => held,
-        };
-        self.start_boot(&held[0].0, shift);
-        let mut last = Ok(PushOutcome::default());
-        for (at, (packet, held_tag)) in held.into_iter().enumerate() {
-            // the first of a boot contradicts nothing, so it can tell of the takeover
-            let taken = self.take(packet, held_tag);
-            let fate = taken.map(|outcome| PushOutcome {
-                takeover: at == 0,
-                ..outcome
-            });
-            if held_tag == tag {
-                last = fate;
-            } else {
-                self.settled.push(Settled { tag: held_tag, fate });
-            }
-        }
-        last
-    }
-
-    /// Shifts a packet past all that was read when it says that the device restarted its index; true when it did.
-    fn rebase(&mut self, packet: &mut Packet, tag: u64) -> bool {
-        let Some(boot) = &mut self.boot else { return false };
-        if !boot.restarts(packet, &self.cfg) {
-            return false;
-        }
-        let more = shift_past(boot.watermark, packet.first_sample);
-        if packet.first_sample + more > SAMPLE_INDEX_MAX {
-            return false;
-        }
-        packet.first_sample += more;
-        let rebase = Rebase {
-            device_id: packet.device_id.clone(),
-            boot_id: packet.boot_id,
-            from_tag: tag,
-            shift: boot.shift + more,
-        };
-        self.start_boot(packet, rebase.shift);
-        self.rebases.add(rebase.clone());
-        self.rebased.push(rebase);
-        true
-    }
-
     /// Holds rate label, device clock and sample index of the current boot against each other.
     fn check_time(&mut self, packet: &Packet) -> Result<Option<ClockJump>, PacketError> {
         let Some(boot) = &mut self.boot else { return Ok(None) };
@@ -530,39 +461,6 @@ impl Windower {
         boot.closed_until = Some(start + self.cfg.stride);
         boot.store.release(boot.needed_from(&self.cfg));
     }
-}
-
-/// True for a packet of an earlier boot of the stream's device.
-///
-/// Boots of one device grow. Boots of two devices have no order, and may be equal: the other device takes over with a greater
-/// boot, or once the stream's own has been silent for [`TAKEOVER_US`] by the gateway's clock.
-///
-/// # Errors
-/// [`PacketError::DeviceConflict`] while both send.
-fn is_old(boot: &Boot, packet: &Packet) -> Result<bool, PacketError> {
-    if packet.device_id == boot.device_id {
-        return Ok(packet.boot_id < boot.boot_id);
-    }
-    let silent_us = packet.gateway_time_us.saturating_sub(boot.gateway_time_us);
-    if packet.boot_id <= boot.boot_id && silent_us < TAKEOVER_US {
-        return Err(PacketError::DeviceConflict {
-            boot_id: packet.boot_id,
-        });
-    }
-    Ok(false)
-}
-
-/// True when a packet of an earlier boot of the stream's device is the last of enough that go on while the stream's own boot is
-/// silent: then what took over was no boot.
-fn retakes(boot: &Boot, packet: &Packet, (boot_id, run): &mut (u64, Quarantine)) -> bool {
-    if packet.gateway_time_us.saturating_sub(boot.gateway_time_us) < RETAKE_US {
-        return false;
-    }
-    if *boot_id != packet.boot_id {
-        *boot_id = packet.boot_id;
-        run.clear();
-    }
-    run.confirms(packet)
 }
 
 #[cfg(test)]

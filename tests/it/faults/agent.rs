@@ -14,7 +14,7 @@ use ecg::topic;
 use prometheus::Registry;
 
 use super::{WINDOWS, stream, windows_config};
-use crate::rig::{Rig, STREAM};
+use crate::rig::{Rig, STREAM, agent_settings, agent_with};
 
 /// Segments by id; the same id must always have the same bytes.
 fn by_id(records: &[service::kafka::source::Record]) -> BTreeMap<String, Vec<u8>> {
@@ -124,6 +124,61 @@ fn fault_45_streams_over_the_bound_take_the_places_of_silent_ones_and_never_thos
     // nine places; each is held for the ten seconds after which its bed is silent
     assert_eq!((evicted + refused, windows.len()), (1000 - 9, 10));
     assert!(refused <= 101, "{refused} refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_45_a_bed_too_many_is_dead_lettered_with_its_bytes_and_the_others_make_every_window() {
+    let rig = Rig::start();
+    let mut settings = agent_settings(rig.kafka.clone());
+    settings.agent.streams_max = 2;
+    let agent = agent_with(settings, &Registry::new());
+    let packets = timeless();
+    for packet in &packets {
+        for bed in ["bed-01", "bed-02", "bed-03"] {
+            let packet = Packet {
+                stream_id: bed.into(),
+                ..packet.clone()
+            };
+            rig.send_under(bed, &packet.encode()).await;
+        }
+    }
+    rig.wait_for(topic::DEAD_LETTERS, packets.len()).await;
+    rig.wait_for(topic::SEGMENTS, 2 * 3).await;
+    let summary = agent.stop().await;
+    let count = packets.len() as u64;
+    assert_eq!(summary.packets_rejected, BTreeMap::from([("no_room", count)]));
+    assert_eq!(
+        (summary.packets_received, summary.packets_accepted),
+        (3 * count, 2 * count)
+    );
+    assert!(summary.partitions.values().all(|counts| counts.difference() == 0));
+    let refused = rig.all(topic::DEAD_LETTERS).await;
+    for (record, packet) in refused.iter().zip(&packets) {
+        let refused = Packet::decode(&record.payload).unwrap();
+        assert_eq!(
+            (&*refused.stream_id, refused.first_sample),
+            ("bed-03", packet.first_sample)
+        );
+    }
+    assert_eq!(by_id(&rig.all(topic::SEGMENTS).await).len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_that_cannot_be_read_is_left_out_and_counted_and_the_agent_goes_on() {
+    let rig = Rig::start();
+    rig.sink
+        .send(topic::AGENT_MARKS, Some(STREAM.as_bytes()), b"no mark", &[])
+        .await
+        .unwrap();
+    let registry = Registry::new();
+    let agent = rig.agent_with(&registry);
+    rig.send(&timeless()).await;
+    rig.wait_for(topic::SEGMENTS, 3).await;
+    agent.stop().await;
+    let text = prometheus::TextEncoder::new()
+        .encode_to_string(&registry.gather())
+        .unwrap();
+    assert!(text.contains("meit_agent_marks_unreadable_total 1"), "{text}");
 }
 
 /// Plays a minute of timeless packets with a fault to an agent on a broker of its own, in two runs of it; its segments by id,

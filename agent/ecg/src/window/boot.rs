@@ -151,9 +151,9 @@ impl Boot {
             && self.restart.confirms(packet, &self.clock, self.live_gateway_us)
     }
 
-    /// True when every sample of `packet` is too late.
+    /// True when every sample of `packet` lies further behind the stream than lateness; what lies in a window given up does not.
     pub(super) fn is_late(&self, packet: &Packet, cfg: &WindowerConfig) -> bool {
-        !packet.is_empty() && packet.first_sample + packet.len() as i64 <= self.accepted_from(cfg)
+        !packet.is_empty() && packet.first_sample + packet.len() as i64 <= self.watermark - self.lateness(cfg)
     }
 
     /// True for a packet far behind while nothing has closed yet, be it under another shift.
