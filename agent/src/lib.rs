@@ -8,6 +8,7 @@
 //! batch is a transaction, none twice.
 
 mod dispatch;
+mod fates;
 mod hearing;
 pub mod ingest;
 pub mod letters;
@@ -26,9 +27,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ecg::packet::PacketError;
 use ecg::topic;
-use ecg::window::PushOutcome;
 use prometheus::Registry;
 use service::kafka::KafkaSettings;
 use service::kafka::cluster;
@@ -102,6 +101,7 @@ pub async fn run_with(settings: AgentSettings, metrics: Metrics, shutdown: Shutd
             2 * section.workers,
         ),
         partitions: Partitions::default(),
+        held: BTreeMap::new(),
         waiting: Waiting::default(),
         hearing: Hearing::new(Duration::from_millis(settings.kafka.fetch_wait_ms.into())),
         on_its_way: None,
@@ -202,6 +202,8 @@ struct Agent {
     changes: Changes,
     analyses: Analyses,
     partitions: Partitions,
+    /// Records of boots on trial, by partition and offset; bounded by the windows, a few a stream.
+    held: BTreeMap<(i32, i64), Record>,
     waiting: Waiting,
     hearing: Hearing,
     on_its_way: Option<OnItsWay>,
@@ -230,7 +232,10 @@ impl Agent {
                     self.monitors.drop_partition(partition);
                     self.partitions.revoke(partition);
                     self.hearing.forget(partition);
+                    // who takes the partition reads them again
+                    self.held.retain(|(of, _), _| *of != partition);
                 }
+                self.metrics.packets_held(self.held.len());
             }
             Event::OffsetGap(gap) => self.metrics.offset_gap(gap.records()),
             Event::Fatal(error) => anyhow::bail!("kafka source: {error}"),
@@ -242,14 +247,15 @@ impl Agent {
     async fn take_assigned(&mut self, assigned: Vec<Assignment>) -> anyhow::Result<()> {
         tracing::info!(?assigned, "partitions assigned");
         let mut marks: BTreeMap<i32, Marks> = BTreeMap::new();
-        if self.committer.is_transactional() {
-            let partitions: Vec<i32> = assigned.iter().map(|assignment| assignment.owner.partition.1).collect();
-            let rows = table::read(&self.kafka, topic::AGENT_MARKS, &partitions);
-            for row in rows.await.context("read marks")? {
-                let of_partition = marks.entry(row.partition).or_default();
-                let restored = of_partition.restore(&row.key, &row.value, Instant::now());
-                restored
-                    .with_context(|| format!("decode a mark of {} partition {}", topic::AGENT_MARKS, row.partition))?;
+        let partitions: Vec<i32> = assigned.iter().map(|assignment| assignment.owner.partition.1).collect();
+        let rows = table::read(&self.kafka, topic::AGENT_MARKS, &partitions);
+        for row in rows.await.context("read marks")? {
+            let of_partition = marks.entry(row.partition).or_default();
+            if let Err(error) = of_partition.restore(&row.key, &row.value, Instant::now()) {
+                // without it windows may be made a second time, under the same ids; ending would stop every bed for good
+                let (topic, partition, offset) = (topic::AGENT_MARKS, row.partition, row.offset);
+                tracing::warn!(%error, topic, partition, offset, "a mark cannot be read and is left out");
+                self.metrics.mark_unreadable();
             }
         }
         for assignment in assigned {
@@ -259,52 +265,15 @@ impl Agent {
         Ok(())
     }
 
-    /// Gives one record its fate: into a window, or to the dead letters. One that had its fate before only fills windows.
-    async fn take_record(&mut self, record: Record) -> anyhow::Result<()> {
-        let Some(part) = self.partitions.get(record.partition) else {
-            tracing::error!(
-                partition = record.partition,
-                "a record of a partition that is not held is left alone"
-            );
-            return Ok(());
-        };
-        part.next = Some(record.offset + 1);
-        let (owner, fresh) = (part.owner.clone(), record.offset >= part.fresh_from);
-        if fresh {
-            self.metrics.packet_received(record.partition);
-        }
-        let mut closings = Closings::default();
-        let fate = self.push(&record, &mut closings);
-        self.start_analyses(closings).await?;
-        match fate {
-            _ if !fresh => self.metrics.packet_replayed(),
-            Ok(outcome) => self.metrics.packet_accepted(record.partition, outcome),
-            Err(error) => {
-                let (partition, offset, reason) = (record.partition, record.offset, error.reason());
-                tracing::warn!(%error, reason = reason.as_str(), partition, offset, "packet refused");
-                let letters = dispatch::dead_letters(record, &error, &owner);
-                letters.for_each(|letter| self.waiting.add(letter));
-                self.metrics.packet_rejected(partition, reason);
-            }
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, record: &Record, closings: &mut Closings) -> Result<PushOutcome, PacketError> {
-        let packet = ingest::decode(record.key.as_deref(), &record.payload)?;
-        let now = self.hearing.clock(record.partition, Instant::now());
-        let drift_ppm = self.monitors.seen(&packet, record.partition, now);
-        self.metrics.packet_seen(&packet, drift_ppm);
-        let place = (record.partition, record.offset.max(0) as u64);
-        self.windows.push(packet, place, now, closings)
-    }
-
     /// Flushes idle streams, sets the gauges, and commits floors that moved.
     async fn tick(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         self.hearing.note(self.source.heard(topic::WAVEFORMS));
         let clock = |partition| self.hearing.clock(partition, now);
-        let (closings, levels) = (self.windows.tick(clock), self.monitors.levels(clock));
+        let (mut closings, levels) = (self.windows.tick(clock), self.monitors.levels(clock));
+        for (partition, settled) in std::mem::take(&mut closings.settled) {
+            self.settle(partition, settled);
+        }
         self.start_analyses(closings).await?;
         self.partitions.prune(now);
         self.metrics.check_conservation();

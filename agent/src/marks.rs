@@ -5,15 +5,20 @@
 //! streams again that were delivered before; their marks keep them from being delivered twice.
 //! Invariant: within one boot of a device windows are made in the order of their starts, so the last one stands for all
 //! before it. A few boots are remembered, because records of an earlier boot may be read again after a restart. Boots count
-//! by device: another device that takes over may have booted as often.
+//! by device: another device that takes over may have booted as often. A mark also keeps how the stream's sample index was
+//! rebased, without which a restart would read what comes after under the ids of what came before; those are kept without
+//! transactions too.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use ecg::window::Rebase;
 use serde::{Deserialize, Serialize};
 
 /// Boots of a stream that are remembered.
 const BOOTS: usize = 4;
+/// Rebases of a stream that are remembered.
+const REBASES: usize = 16;
 /// A mark that was not used for so long is forgotten here; the broker keeps it for a restart. Far longer than a silent
 /// stream keeps samples, so what a later packet can make is new.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -24,6 +29,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Mark {
     /// Oldest boot first.
     boots: Vec<Last>,
+    /// Oldest first.
+    rebases: Vec<Rebase>,
 }
 
 /// The last window of one boot.
@@ -42,6 +49,9 @@ struct Value {
     boots: Vec<(u64, i64)>,
     #[serde(default)]
     devices: Vec<Option<String>>,
+    /// (device, boot, first offset, shift); versions of before do not read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rebases: Vec<(String, u64, u64, i64)>,
 }
 
 impl From<Value> for Mark {
@@ -52,8 +62,15 @@ impl From<Value> for Mark {
             boot_id,
             start_sample,
         };
+        let rebase = |(device_id, boot_id, from_tag, shift)| Rebase {
+            device_id,
+            boot_id,
+            from_tag,
+            shift,
+        };
         Self {
             boots: value.boots.into_iter().zip(devices).map(last).collect(),
+            rebases: value.rebases.into_iter().map(rebase).collect(),
         }
     }
 }
@@ -64,7 +81,13 @@ impl From<Mark> for Value {
         let (boots, devices) = parts
             .map(|last| ((last.boot_id, last.start_sample), last.device_id))
             .unzip();
-        Self { boots, devices }
+        let rebases = mark.rebases.into_iter();
+        let rebases = rebases.map(|rebase| (rebase.device_id, rebase.boot_id, rebase.from_tag, rebase.shift));
+        Self {
+            boots,
+            devices,
+            rebases: rebases.collect(),
+        }
     }
 }
 
@@ -93,6 +116,12 @@ impl Mark {
         let surplus = self.boots.len().saturating_sub(BOOTS);
         self.boots.drain(..surplus);
     }
+
+    fn rebase(&mut self, rebase: Rebase) {
+        self.rebases.push(rebase);
+        let surplus = self.rebases.len().saturating_sub(REBASES);
+        self.rebases.drain(..surplus);
+    }
 }
 
 /// The marks of one partition's streams.
@@ -120,12 +149,28 @@ impl Marks {
 
     /// Notes a window of a device's boot; gives the stream's new mark.
     pub(crate) fn add(&mut self, stream_id: &str, boot: (&str, u64), start_sample: i64, now: Instant) -> &Mark {
-        let (used, mark) = self
-            .streams
-            .entry(stream_id.to_owned())
-            .or_insert_with(|| (now, Mark::default()));
-        *used = now;
+        let mark = self.of(stream_id, now);
         mark.add(boot, start_sample);
+        mark
+    }
+
+    /// Notes that a stream's index was rebased; gives the stream's new mark.
+    pub(crate) fn rebase(&mut self, stream_id: &str, rebase: Rebase, now: Instant) -> &Mark {
+        let mark = self.of(stream_id, now);
+        mark.rebase(rebase);
+        mark
+    }
+
+    /// How a stream's index was rebased, oldest first.
+    pub(crate) fn rebases(&self, stream_id: &str) -> &[Rebase] {
+        self.streams.get(stream_id).map_or(&[], |(_, mark)| &mark.rebases)
+    }
+
+    /// A stream's mark, which is used now.
+    fn of(&mut self, stream_id: &str, now: Instant) -> &mut Mark {
+        let entry = self.streams.entry(stream_id.to_owned());
+        let (used, mark) = entry.or_insert_with(|| (now, Mark::default()));
+        *used = now;
         mark
     }
 
@@ -198,6 +243,34 @@ mod tests {
         let mark = serde_json::to_string(marks.add("a", (A, 2), 5000, now)).unwrap();
         assert_eq!(mark, r#"{"boots":[[1,5000],[2,5000]],"devices":[null,"monitor-a"]}"#);
         assert!(marks.has("a", (A, 2), 0) && !marks.has("a", (B, 2), 0));
+    }
+
+    #[test]
+    fn the_rebases_of_a_stream_come_back_from_the_broker_beside_its_boots() {
+        let (mut marks, mut restored, now) = (Marks::default(), Marks::default(), Instant::now());
+        assert!(marks.rebases("a").is_empty());
+        for number in 1..=20 {
+            let rebase = Rebase {
+                device_id: A.into(),
+                boot_id: 1,
+                from_tag: 100 * number as u64,
+                shift: number << 30,
+            };
+            let mark = marks.rebase("a", rebase, now).clone();
+            restored
+                .restore(b"a", &serde_json::to_vec(&mark).unwrap(), now)
+                .unwrap();
+        }
+        assert_eq!(restored.rebases("a"), marks.rebases("a"));
+        assert_eq!(
+            (restored.rebases("a").len(), restored.rebases("a")[15].from_tag),
+            (16, 2000)
+        );
+        let mark = serde_json::to_string(marks.add("a", (A, 1), 5000, now)).unwrap();
+        assert!(
+            mark.starts_with(r#"{"boots":[[1,5000]],"devices":["monitor-a"],"rebases":[["monitor-a",1,500,"#),
+            "{mark}"
+        );
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! Place: counted where things happen, in the main loop and in `dispatch`; read by Prometheus and, as [`AgentSummary`], by
 //! `meit demo`.
 //! Invariant: labels come from closed sets or are partitions; never a patient, stream or segment. Between two records
-//! `packets received = accepted + rejected`, exactly, and for each partition as [`conservation`] has it.
+//! `packets received = accepted + rejected`, exactly, and for each partition as [`conservation`] has it. A packet that is
+//! held counts as received when it gets its fate. `packets_rejected_total` are dead letters; what is wholly late is in
+//! `packets_late_total`, and a partition's fate "rejected".
 
 pub mod conservation;
 mod summary;
@@ -62,6 +64,8 @@ pub struct Metrics {
     streams_evicted: IntCounter,
     clock_jumps: IntCounterVec,
     takeovers: IntCounter,
+    rebases: IntCounter,
+    marks_unreadable: IntCounter,
     state_bytes: IntGauge,
     drift_ppm: IntGauge,
     analyses: IntGauge,
@@ -80,6 +84,7 @@ struct PacketMetrics {
     late: IntCounter,
     rejected: IntCounterVec,
     replayed: IntCounter,
+    held: IntGauge,
     conservation: Conservation,
     samples: IntCounterVec,
     lead_off: IntCounterVec,
@@ -91,10 +96,17 @@ impl PacketMetrics {
     fn new(meter: Meter<'_>, conservation: Conservation) -> Result<Self, Error> {
         Ok(Self {
             received: meter.counter("packets_received_total", "Packets read from the waveform topic.")?,
-            accepted: meter.counter("packets_accepted_total", "Packets that were not refused.")?,
+            accepted: meter.counter(
+                "packets_accepted_total",
+                "Packets that are not in the dead letters; packets_late_total of them were of no use.",
+            )?,
             late: meter.counter(
                 "packets_late_total",
-                "Packets among the accepted of which all came too late, or from an earlier boot.",
+                "Packets among the accepted of which all came too late, or from an earlier boot; as fate of a partition: rejected.",
+            )?,
+            held: meter.gauge(
+                "packets_held",
+                "Packets of boots on trial; each counts as received when it gets its fate.",
             )?,
             replayed: meter.counter(
                 "packets_replayed_total",
@@ -103,7 +115,7 @@ impl PacketMetrics {
             conservation,
             rejected: meter.counters(
                 "packets_rejected_total",
-                "Packets that went to the dead letters.",
+                "Packets that went to the dead letters, by reason; as fate of a partition: dead_lettered.",
                 ("reason", &RejectReason::ALL.map(RejectReason::as_str)),
             )?,
             samples: meter.counters(
@@ -198,7 +210,7 @@ impl Metrics {
                 "Monitors by state: sending, sending with an electrode off, silent.",
                 ("state", &STATES),
             )?,
-            streams_evicted: meter.counter("streams_evicted_total", "Streams given up, idle or one too many.")?,
+            streams_evicted: meter.counter("streams_evicted_total", "Streams given up, silent or over the bound of memory.")?,
             clock_jumps: meter.counters(
                 "clock_jumps_total",
                 "Jumps of devices' clocks against their sample index.",
@@ -207,6 +219,14 @@ impl Metrics {
             takeovers: meter.counter(
                 "takeovers_total",
                 "Streams that went on with a new boot, of the same device or another.",
+            )?,
+            rebases: meter.counter(
+                "rebases_total",
+                "Streams that went on in a new epoch because the device restarted its sample index under the same boot.",
+            )?,
+            marks_unreadable: meter.counter(
+                "marks_unreadable_total",
+                "Marks of made windows that cannot be read and were left out.",
             )?,
             state_bytes: meter.gauge("state_bytes", "Bytes of samples held for open windows.")?,
             drift_ppm: meter.gauge(
@@ -224,9 +244,9 @@ impl Metrics {
         })
     }
 
-    /// Packets read so far; a replay compares it with what it sent.
+    /// Packets read so far, held ones too; a replay compares it with what it sent.
     pub fn packets_received(&self) -> u64 {
-        self.packets.received.get()
+        self.packets.received.get() + self.packets.held.get().max(0) as u64
     }
 
     /// A packet was read and decoded, whatever becomes of it.
@@ -256,7 +276,17 @@ impl Metrics {
         counts.sum()
     }
 
-    /// A packet was taken that had no fate before.
+    /// So many packets are held.
+    pub(crate) fn packets_held(&self, held: usize) {
+        self.packets.held.set(held as i64);
+    }
+
+    /// A mark could not be read.
+    pub(crate) fn mark_unreadable(&self) {
+        self.marks_unreadable.inc();
+    }
+
+    /// A packet was taken that had no fate before, or gets it now after it was held.
     pub(crate) fn packet_received(&self, partition: i32) {
         self.packets.received.inc();
         self.packets.conservation.received(partition);
@@ -284,6 +314,7 @@ impl Metrics {
             self.clock_jumps.with_label_values(&[reason]).inc();
         }
         self.takeovers.inc_by(u64::from(outcome.takeover));
+        self.rebases.inc_by(u64::from(outcome.rebased));
     }
 
     pub(crate) fn packet_rejected(&self, partition: i32, reason: RejectReason) {
@@ -400,6 +431,7 @@ impl Metrics {
             ),
             clock_jumps: by(&self.clock_jumps, &mut JUMPS.into_iter()),
             takeovers: self.takeovers.get(),
+            rebases: self.rebases.get(),
             offset_gap_records: self.offset_gap_records.get(),
         }
     }

@@ -1,10 +1,10 @@
 //! What the agent knows of each partition that it holds.
 //!
 //! Place: made when a partition comes, dropped when it goes; gives the floors of every batch.
-//! Invariant: records below `fresh_from` were given their fate before this assignment: they fill windows again, but are
-//! neither counted nor dead-lettered a second time.
+//! Invariant: records below `fresh_from` were given their fate before this assignment, but for those that were held then: they
+//! fill windows again, but are neither counted nor dead-lettered a second time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use service::kafka::commit::Floor;
@@ -14,6 +14,11 @@ use crate::marks::Marks;
 
 /// First part of a floor's metadata: the offset after the last record that was given its fate.
 const NEXT: &str = "next=";
+/// Second part: how far before that offset each record lies that is held.
+const HELD: &str = ",held=";
+/// Held records that are told; a broker takes 4096 bytes of metadata. Of more, those above it have no fate if the agent
+/// ends within the second in which they are held.
+const HELD_MAX: usize = 400;
 
 /// One partition.
 pub(crate) struct Part {
@@ -23,8 +28,17 @@ pub(crate) struct Part {
     /// The offset after the last record taken; `None` before the first.
     pub next: Option<i64>,
     pub marks: Marks,
+    /// Records before `next`, or before `fresh_from`, that have no fate yet.
+    pub held: BTreeSet<i64>,
     /// What was put into the last batch.
-    committed: Option<(i64, i64)>,
+    committed: Option<(i64, String)>,
+}
+
+impl Part {
+    /// True for a record that was not given its fate before.
+    pub(crate) fn is_fresh(&self, offset: i64) -> bool {
+        offset >= self.fresh_from || self.held.contains(&offset)
+    }
 }
 
 /// The partitions of this agent.
@@ -38,12 +52,15 @@ impl Partitions {
     pub(crate) fn assign(&mut self, assignment: Assignment, marks: Marks) {
         let committed = assignment.committed.unwrap_or(0);
         let told = assignment.metadata.strip_prefix(NEXT);
-        let fresh_from = told.and_then(|next| next.parse().ok()).unwrap_or(committed);
+        let (next, held) = told.map_or(("", ""), |told| told.split_once(HELD).unwrap_or((told, "")));
+        let fresh_from = next.parse().unwrap_or(committed);
+        let before = held.split('+').filter_map(|before| before.parse::<i64>().ok());
         let part = Part {
             owner: assignment.owner,
             fresh_from,
             next: None,
             marks,
+            held: before.map(|before| fresh_from - before).collect(),
             committed: None,
         };
         self.parts.insert(part.owner.partition.1, part);
@@ -72,13 +89,23 @@ impl Partitions {
             let floor = needed(partition).map_or(next, |needed| next.min(needed as i64));
             // until it has caught up, what was given its fate is still what the last commit says
             let fresh_from = next.max(part.fresh_from);
-            if part.committed.replace((floor, fresh_from)) == Some((floor, fresh_from)) {
+            let held = part
+                .held
+                .iter()
+                .take(HELD_MAX)
+                .map(|offset| (fresh_from - offset).to_string());
+            let held = held.collect::<Vec<_>>().join("+");
+            let metadata = match &*held {
+                "" => format!("{NEXT}{fresh_from}"),
+                _ => format!("{NEXT}{fresh_from}{HELD}{held}"),
+            };
+            if part.committed.replace((floor, metadata.clone())) == Some((floor, metadata.clone())) {
                 return None;
             }
             Some(Floor {
                 owner: part.owner.clone(),
                 next_offset: floor,
-                metadata: format!("{NEXT}{fresh_from}"),
+                metadata,
             })
         };
         self.parts.iter_mut().filter_map(floor).collect()
@@ -129,5 +156,21 @@ mod tests {
         assert_eq!((floors[0].next_offset, &*floors[0].metadata), (4, "next=9"));
         assert_eq!(assigned(Some(4), "garbage").get(2).unwrap().fresh_from, 4);
         assert_eq!(assigned(None, "").get(2).unwrap().fresh_from, 0);
+    }
+
+    #[test]
+    fn a_record_that_was_held_at_the_end_has_its_fate_to_come() {
+        let mut partitions = assigned(Some(4), "next=9");
+        let part = partitions.get(2).unwrap();
+        (part.next, part.held) = (Some(12), BTreeSet::from([5, 11]));
+        let floors = partitions.floors(|_| Some(5));
+        assert_eq!((floors[0].next_offset, &*floors[0].metadata), (5, "next=12,held=7+1"));
+        let mut again = assigned(Some(5), &floors[0].metadata);
+        let part = again.get(2).unwrap();
+        let fresh: Vec<i64> = (4..14).filter(|offset| part.is_fresh(*offset)).collect();
+        assert_eq!(fresh, [5, 11, 12, 13]);
+        // until they are read again they stay known
+        part.next = Some(5);
+        assert_eq!(again.floors(|_| Some(5))[0].metadata, "next=12,held=7+1");
     }
 }

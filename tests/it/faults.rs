@@ -16,7 +16,7 @@ use ::agent::route::{Route, route};
 use ::agent::windows::{Closings, Windows, WindowsConfig};
 use bedside::fault::{Fault, Injector, Record};
 use ecg::dsp::DspConfig;
-use ecg::packet::{Packet, RejectReason};
+use ecg::packet::{Packet, PacketError, RejectReason};
 use ecg::segment::{Decision, Reason, Segment};
 use ecg::window::{ClockJump, PushOutcome, Skipped, WindowerConfig};
 use ecg::{SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
@@ -42,6 +42,9 @@ pub struct Played {
     pub late: usize,
     pub jumps: Vec<ClockJump>,
     pub takeovers: usize,
+    pub rebases: usize,
+    /// Packets that were held for a while.
+    pub held: usize,
     pub skipped: Skipped,
     /// Records that came.
     pub received: usize,
@@ -99,6 +102,20 @@ impl Played {
         segments
             .map(|segment| (&*segment.id, &*segment.samples_sha256, segment.decision))
             .collect()
+    }
+
+    fn give_fate(&mut self, fate: Result<PushOutcome, PacketError>) {
+        match fate {
+            Ok(outcome) => {
+                self.accepted += 1;
+                self.fresh += outcome.fresh;
+                self.duplicate += outcome.duplicate;
+                self.late += outcome.late;
+                self.jumps.extend(outcome.jump);
+                self.takeovers += usize::from(outcome.takeover);
+            }
+            Err(error) => self.refused.push(error.reason()),
+        }
     }
 
     #[track_caller]
@@ -198,22 +215,13 @@ impl Seen {
         let fate = ::agent::ingest::decode(Some(&record.key), &record.payload)
             .and_then(|packet| self.windows.push(packet, (0, offset), Instant::now(), &mut closings));
         match fate {
-            Ok(PushOutcome {
-                fresh,
-                duplicate,
-                late,
-                jump,
-                takeover,
-            }) => {
-                played.accepted += 1;
-                played.fresh += fresh;
-                played.duplicate += duplicate;
-                played.late += late;
-                played.jumps.extend(jump);
-                played.takeovers += usize::from(takeover);
-            }
-            Err(error) => played.refused.push(error.reason()),
+            Ok(outcome) if outcome.held => played.held += 1,
+            fate => played.give_fate(fate),
         }
+        for (_, settled) in std::mem::take(&mut closings.settled) {
+            played.give_fate(settled.fate);
+        }
+        played.rebases += closings.rebased.len();
         played.bytes_max = played.bytes_max.max(self.windows.bytes());
         played.drift_ppm = self.windows.drift_ppm_max();
         self.close(closings);

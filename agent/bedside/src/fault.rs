@@ -35,7 +35,8 @@ pub struct Fault {
 impl Fault {
     /// True when samples of the stream have another index from then on, so that they are no longer where the plan says.
     pub fn moves_index(&self, stream_id: &str) -> bool {
-        self.concerns(stream_id) && matches!(self.kind, FaultKind::Reboot | FaultKind::Takeover)
+        use FaultKind::{IndexRestart, Reboot, Takeover};
+        self.concerns(stream_id) && matches!(self.kind, IndexRestart | Reboot | Takeover)
     }
 
     fn concerns(&self, stream_id: &str) -> bool {

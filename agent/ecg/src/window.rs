@@ -7,7 +7,10 @@
 mod boot;
 mod clock;
 mod quarantine;
+mod rebase;
 mod store;
+mod takeover;
+mod trial;
 #[cfg(test)]
 mod wild;
 
@@ -19,14 +22,17 @@ use crate::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 use boot::Boot;
 pub use clock::ClockJump;
 use clock::{DeviceClock, Observed};
+use quarantine::Quarantine;
+pub use rebase::{EPOCH, Rebase};
+use rebase::{Rebases, shifted};
+use takeover::{is_old, retakes};
+pub use trial::Settled;
+use trial::Trial;
 
 const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
 /// Greatest lateness, samples of the 500 Hz grid. With it, and packets of a second or less, a restart from the commit
 /// floor never sees the whole of an earlier window, so it makes none again.
 pub const LATENESS_SAMPLES_MAX: i64 = 1500;
-
-/// Silence of a stream's device, by the gateway's clock, after which another device may take over without a greater boot.
-const TAKEOVER_US: i64 = 10_000_000;
 
 /// One window and the samples around it: everything that `dsp::analyse` may look at.
 ///
@@ -39,7 +45,8 @@ pub struct Context {
     pub device_id: String,
     /// The device's boot; a new boot restarts the sample index, so ids need it.
     pub boot_id: u64,
-    /// First sample of the window (not of its context) on the stream's 500 Hz grid.
+    /// First sample of the window (not of its context) on the stream's 500 Hz grid: of the device's own index, shifted where
+    /// that was restarted ([`Rebase`]).
     pub start_sample: i64,
     /// Device time of `start_sample`, microseconds since the Unix epoch.
     pub start_time_us: i64,
@@ -131,6 +138,10 @@ pub struct PushOutcome {
     pub jump: Option<ClockJump>,
     /// The packet began a new boot of a stream that had one.
     pub takeover: bool,
+    /// The packet is of a boot on trial: nothing became of it yet, see [`Windower::take_settled`].
+    pub held: bool,
+    /// With this packet the stream goes on under a shift, because the device restarted its index.
+    pub rebased: bool,
 }
 
 /// Windows of which no context was made.
@@ -157,11 +168,24 @@ pub struct Windower {
     /// Smallest tag that a context in `closed` needs.
     closed_tag: Option<u64>,
     skipped: Skipped,
+    /// A boot that may take over.
+    trial: Trial,
+    /// An earlier boot of the stream's device that goes on while the stream's own is silent.
+    earlier: (u64, Quarantine),
+    settled: Vec<Settled>,
+    rebases: Rebases,
+    /// Those that the caller was not told of.
+    rebased: Vec<Rebase>,
 }
 
 impl Windower {
     /// A windower for one stream, nothing seen yet.
     pub fn new(stream_id: impl Into<String>, cfg: WindowerConfig) -> Self {
+        Self::rebased(stream_id, cfg, Vec::new())
+    }
+
+    /// A windower that is told how the stream's index was rebased before, as [`Windower::take_rebased`] told it, oldest first.
+    pub fn rebased(stream_id: impl Into<String>, cfg: WindowerConfig, rebases: Vec<Rebase>) -> Self {
         let lateness_samples = cfg.lateness_samples.clamp(0, LATENESS_SAMPLES_MAX);
         let cfg = WindowerConfig {
             lateness_samples,
@@ -176,46 +200,77 @@ impl Windower {
             closed: VecDeque::new(),
             closed_tag: None,
             skipped: Skipped::default(),
+            trial: Trial::default(),
+            earlier: (0, Quarantine::default()),
+            settled: Vec::new(),
+            rebases: Rebases::of(rebases),
+            rebased: Vec::new(),
         }
     }
 
     /// Takes a packet; `tag` (a record's offset) comes back in [`Windower::floor`]. Drain [`Windower::ready`] after it.
     ///
+    /// A packet of another boot is held until that boot has proved itself; [`Windower::take_settled`] tells its fate.
+    ///
     /// # Errors
     /// [`PacketError`] when rate label, sample index, sequence number, device or samples contradict what came before. The
     /// packet's samples are then dropped; a rate label that turns out wrong also gives up the unfinished windows.
     pub fn push(&mut self, packet: Packet, tag: u64) -> Result<PushOutcome, PacketError> {
-        let mut outcome = PushOutcome::default();
+        let shift = self.rebases.shift(&packet, tag);
+        let packet = shifted(packet, shift)?;
         match &self.boot {
-            Some(boot) if is_old(boot, &packet)? => {
-                outcome.late = packet.len();
-                return Ok(outcome);
+            Some(boot) if boot.is_of(&packet) && boot.shift == shift => {}
+            // a restart reads what was rebased before
+            Some(boot) if boot.is_of(&packet) => self.start_boot(&packet, shift),
+            None => self.start_boot(&packet, shift),
+            Some(boot) if !is_old(boot, &packet)? || !boot.is_proven() => return self.try_boot(packet, tag, shift),
+            Some(boot) if retakes(boot, &packet, &mut self.earlier) => {
+                self.start_boot(&packet, shift);
+                let outcome = self.take(packet, tag)?;
+                return Ok(PushOutcome {
+                    takeover: true,
+                    ..outcome
+                });
             }
-            Some(boot) if boot.is_of(&packet) => {}
-            before => {
-                outcome.takeover = before.is_some();
-                self.start_boot(&packet);
+            Some(_) => {
+                return Ok(PushOutcome {
+                    late: packet.len(),
+                    ..PushOutcome::default()
+                });
             }
         }
-        if let Some(boot) = &mut self.boot {
-            boot.check_sequence(&packet)?;
-        }
-        outcome.jump = self.check_time(&packet)?;
+        self.take(packet, tag)
+    }
+
+    /// Takes a packet of the current boot.
+    fn take(&mut self, mut packet: Packet, tag: u64) -> Result<PushOutcome, PacketError> {
+        let rebased = self.rebase(&mut packet, tag);
         let Some(boot) = &mut self.boot else {
-            return Ok(outcome);
+            return Ok(PushOutcome::default());
         };
-        let end = packet.first_sample + packet.len() as i64;
+        boot.check_sequence(&packet)?;
+        let jump = self.check_time(&packet)?;
+        let Some(boot) = &mut self.boot else {
+            return Ok(PushOutcome::default());
+        };
         let from = boot.accepted_from(&self.cfg);
         let late = (from - packet.first_sample).clamp(0, packet.len() as i64) as usize;
         let written = boot.store.write(&packet, from, tag)?;
-        boot.watermark = boot.watermark.max(end);
-        boot.gateway_time_us = boot.gateway_time_us.max(packet.gateway_time_us);
+        boot.wrote(&packet, written);
+        if written.fresh > 0 {
+            self.earlier.1.clear();
+        }
+        if self.trial.is_refuted(boot.watermark, boot.rate_hz) {
+            self.settled.extend(self.trial.refuse(boot.boot_id));
+        }
         self.close_final();
         Ok(PushOutcome {
             fresh: written.fresh,
             duplicate: written.duplicate,
             late,
-            ..outcome
+            jump,
+            rebased,
+            ..PushOutcome::default()
         })
     }
 
@@ -239,10 +294,14 @@ impl Windower {
         if far {
             boot.clock = DeviceClock::default();
         }
-        let jump = match boot
-            .clock
-            .observe(packet.first_sample, packet.device_time_us, packet.rate_hz)
-        {
+        // what is too late says nothing of the clock: it may be of another run of the index
+        let observed = if boot.is_late(packet, &self.cfg) {
+            Observed::Steady
+        } else {
+            let clock = &mut boot.clock;
+            clock.observe(packet.first_sample, packet.device_time_us, packet.rate_hz)
+        };
+        let jump = match observed {
             Observed::Steady => None,
             Observed::Jump(jump) => Some(jump),
             Observed::Rate(measured_hz) => {
@@ -255,11 +314,17 @@ impl Windower {
         };
         if boot.began_on_a_slip(packet, &self.cfg) {
             // a window of the slip would lie after those of the stream, and they would pass for made before
+            let shift = boot.shift;
             self.give_up();
-            self.start_boot(packet);
+            self.start_boot(packet, shift);
             return Ok(Some(ClockJump::Back));
         }
         Ok(if far { Some(ClockJump::Forward) } else { jump })
+    }
+
+    /// The stream.
+    pub fn stream_id(&self) -> &str {
+        &self.stream_id
     }
 
     /// Parts per million by which the device's clock runs ahead of its sample index; `None` before half a minute.
@@ -277,7 +342,8 @@ impl Windower {
                 .map(|lead| lead.len() * size_of::<f32>())
                 .sum::<usize>()
         };
-        self.boot.as_ref().map_or(0, |boot| boot.store.bytes()) + self.closed.iter().map(context).sum::<usize>()
+        let open = self.boot.as_ref().map_or(0, |boot| boot.store.bytes());
+        open + self.trial.bytes() + self.closed.iter().map(context).sum::<usize>()
     }
 
     /// The next closed window, in order.
@@ -306,6 +372,8 @@ impl Windower {
 
     /// Flushes, gives up the unfinished windows, and forgets the samples: the end of the stream.
     pub fn finish(&mut self) -> Vec<Context> {
+        let own_boot_id = self.boot.as_ref().map_or(0, |boot| boot.boot_id);
+        self.settled.extend(self.trial.refuse(own_boot_id));
         self.end_boot();
         self.closed_tag = None;
         self.closed.drain(..).collect()
@@ -317,7 +385,23 @@ impl Windower {
             .boot
             .as_ref()
             .and_then(|boot| boot.tag(boot.needed_from(&self.cfg)..i64::MAX));
-        [kept, self.closed_tag].into_iter().flatten().min()
+        let needed = [kept, self.closed_tag].into_iter().flatten();
+        needed.chain(self.trial.tags()).min()
+    }
+
+    /// Tags of the packets that are held.
+    pub fn held(&self) -> Vec<u64> {
+        self.trial.tags().collect()
+    }
+
+    /// What became of packets that were held, since the last call.
+    pub fn take_settled(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// Rebases since the last call; a windower that goes on with the stream must be given them.
+    pub fn take_rebased(&mut self) -> Vec<Rebase> {
+        std::mem::take(&mut self.rebased)
     }
 
     /// Windows skipped since the last call.
@@ -338,9 +422,9 @@ impl Windower {
         boot.store = store::Store::default();
     }
 
-    fn start_boot(&mut self, packet: &Packet) {
+    fn start_boot(&mut self, packet: &Packet, shift: i64) {
         self.end_boot();
-        self.boot = Some(Boot::of(packet));
+        self.boot = Some(Boot::of(packet, shift));
     }
 
     fn end_boot(&mut self) {
@@ -377,26 +461,6 @@ impl Windower {
         boot.closed_until = Some(start + self.cfg.stride);
         boot.store.release(boot.needed_from(&self.cfg));
     }
-}
-
-/// True for a packet of an earlier boot of the stream's device.
-///
-/// Boots of one device grow. Boots of two devices have no order, and may be equal: the other device takes over with a greater
-/// boot, or once the stream's own has been silent for [`TAKEOVER_US`] by the gateway's clock.
-///
-/// # Errors
-/// [`PacketError::DeviceConflict`] while both send.
-fn is_old(boot: &Boot, packet: &Packet) -> Result<bool, PacketError> {
-    if packet.device_id == boot.device_id {
-        return Ok(packet.boot_id < boot.boot_id);
-    }
-    let silent_us = packet.gateway_time_us.saturating_sub(boot.gateway_time_us);
-    if packet.boot_id <= boot.boot_id && silent_us < TAKEOVER_US {
-        return Err(PacketError::DeviceConflict {
-            boot_id: packet.boot_id,
-        });
-    }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -476,6 +540,11 @@ mod tests {
             leads: vec![],
             ..packet(500.0, &EIGHT, at..at)
         }
+    }
+
+    /// The packet as one of another boot.
+    fn booted(boot_id: u64, packet: Packet) -> Packet {
+        Packet { boot_id, ..packet }
     }
 
     fn drain(windower: &mut Windower) -> Vec<Context> {
@@ -635,20 +704,20 @@ mod tests {
         let mut windower = Windower::new("bed-01", WindowerConfig::default());
         windower.push(packet(500.0, &EIGHT, 0..6000), 0).unwrap();
         assert!(windower.ready().is_none());
-        windower
-            .push(
-                Packet {
-                    boot_id: 2,
-                    rate_hz: 250.0,
-                    ..packet(250.0, &EIGHT, 0..100)
-                },
-                1,
-            )
-            .unwrap();
+        for (tag, first) in [(1, 0), (2, 100), (3, 200)] {
+            let outcome = windower.push(booted(2, packet(250.0, &EIGHT, first..first + 100)), tag);
+            let outcome = outcome.unwrap();
+            assert_eq!((outcome.held, outcome.fresh), (tag < 3, 100 * usize::from(tag == 3)));
+        }
+        let settled = windower.take_settled().into_iter();
+        let fates: Vec<_> = settled
+            .map(|Settled { tag, fate }| (tag, fate.map(|outcome| (outcome.fresh, outcome.takeover)).ok()))
+            .collect();
+        assert_eq!(fates, [(1, Some((100, true))), (2, Some((100, false)))]);
         let closed = windower.ready().unwrap();
         assert_eq!((closed.boot_id, closed.start_sample, closed.after), (1, 0, 1000));
         assert_eq!(windower.take_skipped(), Skipped { partial: 1, missing: 0 });
-        let old = windower.push(packet(500.0, &EIGHT, 6000..6100), 2).unwrap();
+        let old = windower.push(packet(500.0, &EIGHT, 6000..6100), 4).unwrap();
         assert_eq!(
             old,
             PushOutcome {
@@ -726,11 +795,11 @@ mod tests {
 
     #[test]
     fn another_device_takes_over_with_a_greater_boot_at_once_and_with_another_after_a_silence() {
-        let other = |boot_id, gateway_time_us| Packet {
+        let other = |boot_id, gateway_time_us, first: i64| Packet {
             device_id: "monitor-02".into(),
             boot_id,
             gateway_time_us,
-            ..packet(500.0, &EIGHT, 0..100)
+            ..packet(500.0, &EIGHT, first..first + 100)
         };
         let own = Packet {
             boot_id: 5,
@@ -746,8 +815,13 @@ mod tests {
         ] {
             let mut windower = Windower::new("bed-01", WindowerConfig::default());
             assert!(!windower.push(own.clone(), 0).unwrap().takeover);
-            match windower.push(other(boot_id, gateway_time_us), 1) {
-                Ok(outcome) => assert!(takes_over && outcome.takeover, "boot {boot_id}"),
+            let held =
+                |windower: &mut Windower, first| windower.push(other(boot_id, gateway_time_us, first), first as u64);
+            match held(&mut windower, 100).and_then(|_| held(&mut windower, 200)) {
+                Ok(outcome) => {
+                    assert!(takes_over && outcome.held, "boot {boot_id}");
+                    assert_eq!(held(&mut windower, 300).unwrap().fresh, 100, "boot {boot_id}");
+                }
                 Err(PacketError::DeviceConflict { .. }) => assert!(!takes_over, "boot {boot_id}"),
                 Err(other) => panic!("{other}"),
             }
@@ -766,6 +840,151 @@ mod tests {
         assert!(outcomes[..7].iter().all(|outcome| outcome.late == 125));
         assert_eq!(outcomes[7].jump, Some(ClockJump::Back));
         assert!(outcomes[7..].iter().all(|outcome| outcome.fresh == 125));
+    }
+
+    #[test]
+    fn a_wild_boot_is_held_and_refused_when_the_own_one_goes_on_and_nothing_else_is_lost() {
+        let packets = in_order(500.0, &EIGHT, 0..20_000, 125);
+        let whole = run(packets.clone());
+        // at the start, where nothing else is known yet, too
+        for at in [0, 1, 60] {
+            let mut windower = Windower::new("bed-01", WindowerConfig::default());
+            let (mut contexts, mut settled) = (Vec::new(), Vec::new());
+            for (tag, packet) in packets.iter().enumerate() {
+                if tag == at {
+                    let wild = booted(1 << 40, packet.clone());
+                    let held = windower.push(wild, 1000).unwrap().held;
+                    assert_eq!(held, at > 0, "the first packet of all begins its boot");
+                }
+                let outcome = windower.push(packet.clone(), tag as u64).unwrap();
+                assert_eq!(outcome.late, 0, "packet {tag}");
+                settled.extend(windower.take_settled());
+                contexts.extend(drain(&mut windower));
+            }
+            contexts.extend(windower.finish());
+            assert_same(&contexts, &whole);
+            let refused: Vec<_> = settled
+                .iter()
+                .filter_map(|settled| settled.fate.as_ref().err())
+                .collect();
+            match at {
+                0 => assert!(refused.is_empty()),
+                _ => assert_eq!(
+                    refused[0].to_string(),
+                    "boot 1099511627776 came in 1 packets and no more while boot 1 went on"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn a_boot_that_took_over_and_is_silent_gives_the_stream_back_to_the_one_that_goes_on() {
+        let packets = in_order(500.0, &EIGHT, 0..20_000, 125);
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        let mut late = 0;
+        for (tag, packet) in packets.into_iter().enumerate() {
+            // a boot id that is wrong in three packets in a row is believed
+            let wild = (40..43).contains(&tag);
+            let packet = if wild { booted(1 << 40, packet) } else { packet };
+            late += windower.push(packet, tag as u64).unwrap().late;
+        }
+        // 2 s without the other, and 2 s unbroken
+        assert_eq!(late, 14 * 125);
+        assert_eq!(
+            windower
+                .finish()
+                .last()
+                .map(|context| (context.boot_id, context.start_sample)),
+            Some((1, 15_000))
+        );
+    }
+
+    /// Packets whose index is `shift` less than that of their samples and times, from sample `turn` on.
+    fn restarted(turn: i64, shift: i64) -> Vec<Packet> {
+        let mut packets = in_order(500.0, &EIGHT, 0..40_000, 125);
+        let turned = packets.iter_mut().filter(|packet| packet.first_sample >= turn);
+        turned.for_each(|packet| packet.first_sample -= shift);
+        packets
+    }
+
+    #[test]
+    fn an_index_that_restarts_is_read_on_in_an_epoch_of_its_own_after_two_seconds() {
+        for (turn, shift) in [(15_000, 15_000), (15_000, 3000), (20_000, 1 << 32)] {
+            let mut windower = Windower::new("bed-01", WindowerConfig::default());
+            let (mut late, mut contexts, mut rebased) = (0, Vec::new(), 0);
+            for (tag, packet) in restarted(turn, shift).into_iter().enumerate() {
+                let outcome = windower.push(packet, tag as u64).unwrap();
+                late += outcome.late;
+                rebased += usize::from(outcome.rebased);
+                contexts.extend(drain(&mut windower));
+            }
+            contexts.extend(windower.finish());
+            // seven of 250 ms are late, the eighth makes two seconds
+            assert_eq!((late, rebased), (7 * 125, 1), "{shift}");
+            let rebases = windower.take_rebased();
+            let epochs = (shift as f64 / EPOCH as f64).ceil() as i64;
+            assert_eq!(
+                (rebases.len(), rebases[0].shift, rebases[0].boot_id),
+                (1, epochs * EPOCH, 1)
+            );
+            let starts: Vec<i64> = contexts.iter().map(|context| context.start_sample).collect();
+            assert!(
+                starts.is_sorted() && starts.last() > Some(&(rebases[0].shift - shift)),
+                "{starts:?}"
+            );
+            let times: Vec<i64> = contexts.iter().map(|context| context.start_time_us).collect();
+            assert!(times.is_sorted(), "{times:?}");
+        }
+    }
+
+    #[test]
+    fn a_past_that_is_sent_again_beside_the_live_packets_is_late_and_no_restart() {
+        let packets = in_order(500.0, &EIGHT, 0..40_000, 125);
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        for (tag, packet) in packets.iter().enumerate() {
+            windower.push(packet.clone(), tag as u64).unwrap();
+            if tag == 200 {
+                for again in &packets[100..160] {
+                    let outcome = windower.push(
+                        Packet {
+                            gateway_time_us: packet.gateway_time_us,
+                            ..again.clone()
+                        },
+                        200,
+                    );
+                    assert_eq!(outcome.unwrap().late, 125);
+                }
+            }
+        }
+        assert!(windower.take_rebased().is_empty());
+    }
+
+    #[test]
+    fn a_restart_from_the_floor_that_is_told_of_the_rebases_makes_the_remaining_windows_again_and_no_other() {
+        let packets = restarted(15_000, 14_900);
+        let whole = run(packets.clone());
+        assert!(whole.iter().any(|context| context.start_sample > EPOCH));
+        let mut windower = Windower::new("bed-01", WindowerConfig::default());
+        let (mut rebases, mut last) = (Vec::new(), None);
+        for (tag, packet) in packets.iter().enumerate() {
+            windower.push(packet.clone(), tag as u64).unwrap();
+            rebases.extend(windower.take_rebased());
+            last = drain(&mut windower).last().map(|context| context.start_sample).or(last);
+            let floor = windower.floor().unwrap() as usize;
+            let mut again = Windower::rebased("bed-01", WindowerConfig::default(), rebases.clone());
+            let mut contexts = Vec::new();
+            for (tag, packet) in packets.iter().enumerate().skip(floor) {
+                again.push(packet.clone(), tag as u64).unwrap();
+                contexts.extend(drain(&mut again));
+            }
+            contexts.extend(again.finish());
+            let rest: Vec<_> = whole
+                .iter()
+                .filter(|context| last.is_none_or(|last| context.start_sample > last))
+                .cloned()
+                .collect();
+            assert_same(&contexts, &rest);
+        }
     }
 
     #[test]

@@ -15,9 +15,9 @@ use serde::Serialize;
 pub enum Fate {
     /// Some of its samples, or all of them again, belong to open windows.
     Accepted,
-    /// It is whole, but all of it came too late or from an earlier boot; nothing was used.
+    /// It is whole, but all of it came too late or from an earlier boot; nothing was used. `meit_agent_packets_late_total`.
     Rejected,
-    /// It was refused, and its bytes lie in the dead letters with the reason.
+    /// It was refused, and its bytes lie in the dead letters with the reason. `meit_agent_packets_rejected_total`.
     DeadLettered,
 }
 
@@ -92,7 +92,7 @@ impl Conservation {
         );
         let fates = Opts::new(
             "meit_agent_partition_packets_total",
-            "Packets by what became of them: in a window, wholly late, or in the dead letters.",
+            "Packets by what became of them: accepted into windows, rejected as wholly late, or dead_lettered.",
         );
         let difference = Opts::new(
             "meit_agent_conservation_difference",

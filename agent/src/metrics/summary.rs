@@ -39,6 +39,8 @@ pub struct AgentSummary {
     pub clock_jumps: BTreeMap<&'static str, u64>,
     /// Streams that went on with a new boot.
     pub takeovers: u64,
+    /// Streams that went on in a new epoch because the device restarted its index.
+    pub rebases: u64,
     /// Records that the broker dropped before they were read.
     pub offset_gap_records: u64,
 }

@@ -5,7 +5,7 @@
 use ecg::packet::{PACKET_BYTES_MAX, Packet, RejectReason};
 use ecg::segment::Reason;
 
-use super::{Seen, play, policy, stream};
+use super::{Seen, play, policy, stream, undisturbed};
 
 #[test]
 fn fault_29_truncated_and_damaged_payloads_are_dead_lettered() {
@@ -110,6 +110,26 @@ fn fault_34_another_device_that_booted_as_often_takes_over_after_a_silence_with_
     );
     let ids: std::collections::BTreeSet<&str> = played.segments.iter().map(|segment| &*segment.id).collect();
     assert_eq!(ids.len(), 6);
+}
+
+#[test]
+fn fault_34_one_packet_of_a_wild_boot_is_dead_lettered_and_its_stream_goes_on() {
+    let played = play(&["boot-wild@25s"]);
+    assert_eq!(played.refused, [RejectReason::BootUnproven]);
+    assert_eq!((played.takeovers, played.held, played.late), (0, 1, 0));
+    assert_eq!(played.starts(), undisturbed().starts());
+    // the packet itself is missing where it belonged
+    played.rejects_only(2, Reason::Gap);
+}
+
+#[test]
+fn fault_34_a_device_that_takes_over_loses_no_packet_while_its_boot_is_on_trial() {
+    for fault in ["takeover@25s", "reboot@25s"] {
+        let played = play(&[fault]);
+        assert_eq!((played.takeovers, played.held, played.late), (1, 2, 0), "{fault}");
+        assert!(played.refused.is_empty(), "{fault}: {:?}", played.refused);
+        assert_eq!(played.fresh, undisturbed().fresh, "{fault}");
+    }
 }
 
 #[test]

@@ -2,10 +2,15 @@
 //!
 //! Place: under `faults`. Invariant: windows are cut by sample index, so a clock alone moves none.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use ::agent::policy::{Choice, Omitted, Policy};
-use ecg::packet::RejectReason;
+use ::agent::route::route;
+use ecg::packet::{Packet, RejectReason};
 use ecg::segment::{FilterClass, Reason};
-use ecg::window::ClockJump;
+use ecg::topic;
+use ecg::window::{ClockJump, EPOCH};
 
 use super::{PACKET_SAMPLES, Seen, WINDOWS, play, play_under, policy, stream, undisturbed};
 
@@ -18,6 +23,69 @@ fn fault_18_a_clock_that_goes_back_moves_no_window_and_doubles_none() {
     let steps: Vec<i64> = times.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000_000).collect();
     // the window in which it happened keeps its first sample's time
     assert_eq!(steps, [10, 10, 10 - 3600, 10, 10]);
+}
+
+#[test]
+fn fault_18_an_index_that_begins_again_goes_on_in_an_epoch_of_its_own_after_two_seconds() {
+    for (fault, before, after) in [
+        ("index-restart@30s", vec![0, 5000, 10_000], vec![5000, 10_000]),
+        ("index-restart@33s", vec![0, 5000, 10_000], vec![5000]),
+    ] {
+        let played = play(&[fault]);
+        assert!(played.refused.is_empty(), "{fault}: {:?}", played.refused);
+        // seven of 250 ms are late, the eighth makes two seconds
+        assert_eq!((played.late, played.rebases), (7 * PACKET_SAMPLES, 1), "{fault}");
+        let after = after.into_iter().map(|start| EPOCH + start);
+        assert_eq!(
+            played.starts(),
+            before.into_iter().chain(after).collect::<Vec<_>>(),
+            "{fault}"
+        );
+        let ids: BTreeSet<&str> = played.segments.iter().map(|segment| &*segment.id).collect();
+        assert_eq!(ids.len(), played.segments.len(), "{fault}: ids of their own");
+        // device time goes on, whatever the index does
+        let times: Vec<i64> = played.segments.iter().map(|segment| segment.start_time_us).collect();
+        assert!(times.is_sorted(), "{fault}: {times:?}");
+    }
+}
+
+#[test]
+fn fault_18_an_index_that_begins_again_gives_the_same_segments_in_any_packets() {
+    let [whole, halves] = [1, 2].map(|parts| {
+        let mut seen = Seen::new(policy());
+        for packet in stream() {
+            let mut packet = packet;
+            if packet.first_sample >= 15_000 {
+                packet.first_sample -= 15_000;
+            }
+            for part in halved(&packet, parts) {
+                seen.take(&record(&part));
+            }
+        }
+        seen.finish()
+    });
+    assert_eq!((whole.rebases, halves.rebases), (1, 1));
+    assert_eq!(whole.segments.len(), 5);
+    assert_eq!(whole.essence(), halves.essence());
+}
+
+/// The packet in one or two parts.
+fn halved(packet: &Packet, parts: usize) -> Vec<Packet> {
+    let middle = packet.len() / 2;
+    if parts == 1 || packet.heartbeat {
+        return vec![packet.clone()];
+    }
+    let part = |range: Range<usize>| {
+        let mut part = packet.clone();
+        part.sequence = 2 * packet.sequence + u64::from(range.start > 0);
+        part.first_sample += range.start as i64;
+        part.device_time_us += 2000 * range.start as i64;
+        part.leads
+            .iter_mut()
+            .for_each(|lead| lead.samples = lead.samples[range.clone()].to_vec());
+        part
+    };
+    vec![part(0..middle), part(middle..packet.len())]
 }
 
 #[test]
@@ -183,11 +251,16 @@ fn fault_28_overlapping_packets_are_merged_when_they_agree() {
 }
 
 #[test]
-fn fault_45_urgent_requests_are_marked_and_routed_before_the_others() {
+fn fault_45_urgent_requests_are_marked_and_have_a_topic_of_their_own() {
     let played = play(&["stat@10s"]);
     let urgent: Vec<bool> = played.segments.iter().map(|segment| segment.stat).collect();
     assert_eq!(urgent, [false, true, false, false, false, false]);
-    assert_eq!(::agent::route::route(played.window(1)), ::agent::route::Route::Stat);
+    let topics: Vec<&str> = played.segments.iter().map(|segment| route(segment).topic()).collect();
+    let routine = topic::SEGMENTS;
+    assert_eq!(
+        topics,
+        [routine, topic::SEGMENTS_STAT, routine, routine, routine, routine]
+    );
 }
 
 #[test]

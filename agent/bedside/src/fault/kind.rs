@@ -57,6 +57,7 @@ kinds! {
     Fibrillation "fibrillation" 17 "10 s of ventricular fibrillation";
     Tachycardia "tachycardia" 17 "10 s of a clean tachycardia of 220 beats a minute";
     ClockBack "clock-back" 18 "the device's clock goes back by an hour";
+    IndexRestart "index-restart" 18 "the device's sample index begins at 0 again, under the same boot";
     ClockForward "clock-forward" 19 "the device's clock goes forward by an hour";
     IndexForward "index-forward" 19 "one packet's sample index is a day ahead";
     Drift "drift" 20 "from then on the device's clock runs 100 ppm fast";
@@ -77,6 +78,7 @@ kinds! {
     Takeover "takeover" 34 "another device takes over with a new boot and its own index";
     TwoDevices "two-devices" 34 "another device sends under the same boot for 10 s";
     Reboot "reboot" 34 "the device boots: a new boot id, and the index begins at 0";
+    BootWild "boot-wild" 34 "one packet with a boot id that is 2^40 too high";
     Name "name" 36 "one packet with a person's name for a lead";
     Stat "stat" 45 "10 s of which an urgent reading is asked for";
 }

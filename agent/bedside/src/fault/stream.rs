@@ -27,6 +27,8 @@ impl Active {
             // 100 ppm of 2000 us a sample
             K::Drift if self.since(&packet) => packet.device_time_us += into_the_fault / 5,
             K::IndexForward if self.strikes(&packet) => packet.first_sample += DAY,
+            K::IndexRestart if self.since(&packet) => packet.first_sample = into_the_fault,
+            K::BootWild if self.strikes(&packet) => packet.boot_id += 1 << 40,
             K::RateLabel if self.hits(&packet) => packet.rate_hz = 250.0,
             // each sample takes 2.5 ms, so half a millisecond more than its label says
             K::RateWrong if self.since(&packet) => {

@@ -150,6 +150,31 @@ pub enum PacketError {
         /// The packet's boot.
         boot_id: u64,
     },
+    /// A few packets of another boot came while the stream's own went on: a damaged boot id, not a device that booted.
+    #[error("boot {boot_id} came in {packets} packets and no more while boot {own_boot_id} went on")]
+    BootUnproven {
+        /// The packet's boot.
+        boot_id: u64,
+        /// Packets of it in a row.
+        packets: usize,
+        /// The stream's own boot.
+        own_boot_id: u64,
+    },
+    /// A new stream, and no room for it: as many others as may be, or as many bytes, and none of them silent.
+    #[error(
+        "no room for another stream: {streams} of at most {streams_max} and {bytes} of at most {bytes_max} bytes are held, \
+         and none is silent"
+    )]
+    NoRoom {
+        /// Streams with state.
+        streams: usize,
+        /// The setting `agent.streams_max`.
+        streams_max: usize,
+        /// Bytes of samples held.
+        bytes: usize,
+        /// The setting `agent.state_mib_max`, in bytes.
+        bytes_max: usize,
+    },
     /// Taking the packet in panicked; its stream starts anew.
     #[error("the packet could not be processed")]
     Poison,
@@ -194,13 +219,17 @@ pub enum RejectReason {
     SeqConflict,
     /// Sample index ahead of where the stream can be.
     ClockFwd,
+    /// A boot that did not go on.
+    BootUnproven,
+    /// A stream too many.
+    NoRoom,
     /// The packet made its processing panic.
     Poison,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [RejectReason; 16] = [
+    pub const ALL: [RejectReason; 18] = [
         RejectReason::Decode,
         RejectReason::TooLarge,
         RejectReason::Schema,
@@ -216,6 +245,8 @@ impl RejectReason {
         RejectReason::Mask,
         RejectReason::SeqConflict,
         RejectReason::ClockFwd,
+        RejectReason::BootUnproven,
+        RejectReason::NoRoom,
         RejectReason::Poison,
     ];
 
@@ -237,6 +268,8 @@ impl RejectReason {
             RejectReason::Mask => "mask",
             RejectReason::SeqConflict => "seq_conflict",
             RejectReason::ClockFwd => "clock_fwd",
+            RejectReason::BootUnproven => "boot_unproven",
+            RejectReason::NoRoom => "no_room",
             RejectReason::Poison => "poison",
         }
     }
@@ -265,6 +298,8 @@ impl PacketError {
             | PacketError::SequenceConflict { .. }
             | PacketError::DeviceConflict { .. } => RejectReason::SeqConflict,
             PacketError::ClockForward { .. } => RejectReason::ClockFwd,
+            PacketError::BootUnproven { .. } => RejectReason::BootUnproven,
+            PacketError::NoRoom { .. } => RejectReason::NoRoom,
             PacketError::Poison => RejectReason::Poison,
         }
     }

@@ -9,7 +9,9 @@ use std::ops::Range;
 
 use super::clock::DeviceClock;
 use super::quarantine::{self, Quarantine};
+use super::rebase::Restart;
 use super::store::{self, Store};
+use super::trial;
 use super::{Context, WindowerConfig};
 use crate::dsp::resample::{self, Grid, Resampler};
 use crate::lead::Lead;
@@ -37,11 +39,19 @@ pub(super) struct Boot {
     pub(super) device_id: String,
     /// Gateway time of the newest packet, microseconds.
     pub(super) gateway_time_us: i64,
+    /// Gateway time of the newest packet that was not wholly late, microseconds.
+    live_gateway_us: i64,
+    /// What is added to the device's own index.
+    pub(super) shift: i64,
+    /// Packets that brought something new.
+    packets: usize,
     pub(super) clock: DeviceClock,
     /// Packets far ahead of the watermark.
     pub(super) ahead: Quarantine,
     /// Packets far behind the watermark, before any window closed.
     pub(super) behind: Quarantine,
+    /// Packets too late for any window.
+    restart: Restart,
     sequences: VecDeque<Sequence>,
 }
 
@@ -53,8 +63,8 @@ struct Sequence {
 }
 
 impl Boot {
-    /// The boot that a stream's first packet of it starts.
-    pub(super) fn of(packet: &Packet) -> Self {
+    /// The boot that a stream's first packet of it starts; the packet's index is shifted already.
+    pub(super) fn of(packet: &Packet, shift: i64) -> Self {
         Self {
             boot_id: packet.boot_id,
             rate_hz: packet.rate_hz,
@@ -65,9 +75,13 @@ impl Boot {
             closed_until: None,
             device_id: packet.device_id.clone(),
             gateway_time_us: packet.gateway_time_us,
+            live_gateway_us: packet.gateway_time_us,
+            shift,
+            packets: 0,
             clock: DeviceClock::default(),
             ahead: Quarantine::default(),
             behind: Quarantine::default(),
+            restart: Restart::default(),
             sequences: VecDeque::new(),
         }
     }
@@ -111,10 +125,46 @@ impl Boot {
         quarantine::is_far(packet, self.watermark, self.gateway_time_us, cfg.advance_samples)
     }
 
+    /// True once enough packets came to believe in the boot.
+    pub(super) fn is_proven(&self) -> bool {
+        let extent = self.store.extent().unwrap_or_default();
+        trial::is_proof(self.packets, (extent.end - extent.start) as f64 / self.rate_hz)
+    }
+
+    /// Takes note of a packet that was written.
+    pub(super) fn wrote(&mut self, packet: &Packet, written: store::Written) {
+        self.watermark = self.watermark.max(packet.first_sample + packet.len() as i64);
+        self.gateway_time_us = self.gateway_time_us.max(packet.gateway_time_us);
+        self.packets += usize::from(written.fresh > 0);
+        if written.fresh + written.duplicate > 0 {
+            self.restart.clear();
+            self.live_gateway_us = self.live_gateway_us.max(packet.gateway_time_us);
+        }
+    }
+
+    /// True when `packet` is the last of enough that say that the device restarted its index: wholly late, unbroken, and no
+    /// resent past.
+    pub(super) fn restarts(&mut self, packet: &Packet, cfg: &WindowerConfig) -> bool {
+        self.is_late(packet, cfg)
+            && packet.rate_hz == self.rate_hz
+            && !self.may_have_begun_on_a_slip(packet, cfg)
+            && self.restart.confirms(packet, &self.clock, self.live_gateway_us)
+    }
+
+    /// True when every sample of `packet` lies further behind the stream than lateness; what lies in a window given up does not.
+    pub(super) fn is_late(&self, packet: &Packet, cfg: &WindowerConfig) -> bool {
+        !packet.is_empty() && packet.first_sample + packet.len() as i64 <= self.watermark - self.lateness(cfg)
+    }
+
+    /// True for a packet far behind while nothing has closed yet, be it under another shift.
+    fn may_have_begun_on_a_slip(&self, packet: &Packet, cfg: &WindowerConfig) -> bool {
+        let behind = self.watermark - packet.first_sample;
+        self.closed_until.is_none() && self.shift == 0 && behind as f64 > cfg.advance_samples as f64 * self.ratio()
+    }
+
     /// True when the boot began on a slip: nothing closed yet, and an unbroken run comes from far behind.
     pub(super) fn began_on_a_slip(&mut self, packet: &Packet, cfg: &WindowerConfig) -> bool {
-        let behind = self.watermark - packet.first_sample;
-        if self.closed_until.is_some() || behind as f64 <= cfg.advance_samples as f64 * self.ratio() {
+        if !self.may_have_begun_on_a_slip(packet, cfg) {
             self.behind.clear();
             return false;
         }

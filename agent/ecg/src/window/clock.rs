@@ -23,6 +23,8 @@ const RATE_TOLERANCE: f64 = 0.01;
 const JITTER_S: f64 = 0.1;
 /// Packets in a row that must speak against the label: one stray packet is no rate.
 const WRONG_MIN: u32 = 3;
+/// Difference of a packet's device time from that of its index that no jitter explains, seconds.
+const ELSEWHERE_S: f64 = 1.0;
 /// Distance over which drift is told, seconds.
 const DRIFT_S: f64 = 30.0;
 
@@ -122,6 +124,14 @@ impl DeviceClock {
         long.peek()?;
         let wrong = long.find(|(told, took)| (took - told).abs() > RATE_TOLERANCE * told + JITTER_S);
         Some(wrong.map(|(told, took)| told * rate_hz / took))
+    }
+
+    /// Whether a sample was taken at another time than its index says, by the newest packet before; `None` without a clock.
+    pub(super) fn is_elsewhere(&self, sample: i64, time_us: i64, rate_hz: f64) -> Option<bool> {
+        let last = self.last.filter(|_| time_us != 0)?;
+        let point = Point { sample, time_us };
+        let ahead = last.seconds_to(point) - last.samples_to(point, rate_hz);
+        Some(ahead.abs() > ELSEWHERE_S)
     }
 
     /// Parts per million by which the device's clock runs ahead of its sample index (positive: fewer samples than told),

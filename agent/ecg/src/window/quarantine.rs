@@ -25,11 +25,18 @@ impl Quarantine {
         self.run = None;
     }
 
+    /// True when `packet` goes on where the run ends, or overlaps it.
+    pub(super) fn is_continued_by(&self, packet: &Packet) -> bool {
+        let run = self.run.as_ref();
+        run.is_some_and(|run| (run.start..=run.end).contains(&packet.first_sample))
+    }
+
     /// Takes a far packet; true when it and those before are an unbroken run of [`CONFIRM_S`].
     pub(super) fn confirms(&mut self, packet: &Packet) -> bool {
         let end = packet.first_sample + packet.len() as i64;
+        let continued = self.is_continued_by(packet);
         let run = match self.run.take() {
-            Some(run) if (run.start..=run.end).contains(&packet.first_sample) => run.start..end.max(run.end),
+            Some(run) if continued => run.start..end.max(run.end),
             _ => packet.first_sample..end,
         };
         let confirmed = (run.end - run.start) as f64 >= CONFIRM_S * packet.rate_hz;

@@ -90,15 +90,24 @@ proptest! {
     ) {
         let mut windower = Windower::new("bed-01", WindowerConfig::default());
         let mut last: Option<((String, u64), i64)> = None;
+        let mut held = 0;
         for (tag, packet) in packets(&wild, rate_hz).into_iter().enumerate() {
             let length = packet.len();
             if let Ok(outcome) = windower.push(packet, tag as u64) {
-                prop_assert_eq!(outcome.fresh + outcome.duplicate + outcome.late, length);
+                let told = outcome.fresh + outcome.duplicate + outcome.late;
+                prop_assert_eq!(told, if outcome.held { 0 } else { length });
+                held += usize::from(outcome.held);
                 if outcome.takeover {
                     // boots of two devices have no order, so an earlier one may come back
                     last = None;
                 }
             }
+            let settled = windower.take_settled();
+            held -= settled.len();
+            if settled.iter().any(|settled| settled.fate.as_ref().is_ok_and(|outcome| outcome.takeover)) {
+                last = None;
+            }
+            prop_assert_eq!(held, windower.held().len());
             while let Some(context) = windower.ready() {
                 prop_assert_eq!(context.samples_uv[0].len(), context.before + SEGMENT_SAMPLES + context.after);
                 let boot = (context.device_id, context.boot_id);
@@ -111,6 +120,7 @@ proptest! {
             prop_assert!(windower.bytes() <= BYTES_MAX, "{} bytes", windower.bytes());
         }
         windower.finish();
+        prop_assert_eq!(held, windower.take_settled().len());
         prop_assert_eq!(windower.floor(), None);
     }
 
