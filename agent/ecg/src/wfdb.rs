@@ -9,7 +9,7 @@ mod header;
 
 use std::path::{Path, PathBuf};
 
-use crate::dsp::resample::{Grid, to_500_hz};
+use crate::dsp::resample::{Grid, Resampler};
 use crate::lead::Lead;
 use crate::segment::LeadOrigin;
 use crate::stretch::{self, Stretches};
@@ -128,6 +128,7 @@ impl Record {
         let mut samples_uv = vec![Vec::new(); LEADS];
         let mut origin = [LeadOrigin::Missing; LEADS];
         let mut at_rail: [Stretches; LEADS] = Default::default();
+        let resampler = Resampler::new(self.rate_hz);
         for (index, signal) in self.signals.iter().enumerate() {
             let Ok(lead) = Lead::parse(&signal.name) else { continue };
             if origin[lead.index()] != LeadOrigin::Missing {
@@ -138,7 +139,7 @@ impl Record {
             }
             origin[lead.index()] = LeadOrigin::Measured;
             let uv = self.signal_uv(index);
-            samples_uv[lead.index()] = to_500_hz(&uv, self.rate_hz);
+            samples_uv[lead.index()] = resampler.whole(&uv);
             if self.rate_hz != SAMPLE_RATE_HZ {
                 let whole = 0..samples_uv[lead.index()].len() as i64;
                 at_rail[lead.index()] = stretch::at_500_hz(&stretch::at_rail(&uv), 0, &Grid::new(self.rate_hz), &whole);

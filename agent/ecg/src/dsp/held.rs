@@ -28,6 +28,10 @@ pub fn longest(frames: &[Frame], counts: &[bool; LEADS], uv_max: f32) -> Held {
     let mut all = [Run::default(); LEADS];
     for block in frames.chunks_exact(BLOCK).take(BLOCKS) {
         let (low, high) = range(block);
+        if (0..LEADS).all(|l| high[l] - low[l] > uv_max) {
+            (own, all) = ([Run::default(); LEADS], [Run::default(); LEADS]);
+            continue;
+        }
         for lead in (0..LEADS).filter(|&lead| counts[lead]) {
             own[lead] = own[lead].then(low[lead], high[lead], uv_max);
             held.blocks[lead] = held.blocks[lead].max(own[lead].blocks);

@@ -11,6 +11,7 @@ pub mod held;
 pub mod lanes;
 pub mod mains;
 pub mod measure;
+pub mod pacing;
 pub mod quality;
 pub mod repair;
 pub mod resample;
@@ -109,6 +110,7 @@ pub fn analyse_in_full(context: &Context, config: &DspConfig) -> Analysis {
 #[derive(Default)]
 struct Workspace {
     probes: Vec<Probe>,
+    lines: Vec<mains::Line>,
     plans: Vec<Plan>,
     repair: repair::Scratch,
     /// Repaired context, 20 s.
@@ -126,19 +128,20 @@ impl Workspace {
         let repairs = repair::frames(context, config, &mut self.repair, &mut self.frames);
         let window = &self.frames[WINDOW];
         probe_for(&mut self.probes, &config.mains_hz);
-        let line = mains::strongest(&self.probes, window, config.mains_notch_uv_min);
-        let notch_hz = line.map(|(probe, _)| self.probes[probe].hz);
+        mains::lines(&self.probes, window, &mut self.lines);
+        let notch = mains::to_notch(&self.lines, config.mains_notch_uv_min);
+        let notch_hz = notch.map(|probe| self.probes[probe].hz);
+        let line = notch
+            .or_else(|| mains::loudest(&self.lines))
+            .map(|probe| self.lines[probe]);
         let plan = plan_for(&mut self.plans, config, notch_hz);
         let baseline_uv = filter::zero_phase(&self.frames, &mut self.filtered, plan);
         let clean = &mut self.filtered[WINDOW];
         to_whole_microvolts(clean);
         let clean = &*clean;
-        let residual = line.map(|(probe, _)| self.probes[probe].measure(clean));
+        let residual_uv = mains::residual(&self.probes, clean);
         let burst = artefacts::burst(window, &config.quality, &mut self.roughness);
-        let counts = std::array::from_fn(|lead| {
-            context.origin[lead] != LeadOrigin::Missing && repairs.gap_samples[lead] <= config.gap_repair_samples
-        });
-        let held = held::longest(window, &counts, config.quality.held_uv_max);
+        let held = held::longest(window, &unbroken(context, &repairs, config), config.quality.held_uv_max);
         let leads: [LeadState; LEADS] = std::array::from_fn(|lead| LeadState {
             missing: context.origin[lead] == LeadOrigin::Missing,
             lead_off: context.lead_off[lead],
@@ -146,8 +149,8 @@ impl Workspace {
             held_blocks: held.blocks[lead],
             burst: burst[lead],
             baseline_uv: baseline_uv[lead],
-            mains_uv: line.map_or(0.0, |(_, line)| line.amplitude_uv[lead]),
-            mains_residual_uv: residual.map_or(0.0, |line| line.amplitude_uv[lead]),
+            mains_uv: line.map_or(0.0, |line| line.amplitude_uv[lead]),
+            mains_residual_uv: residual_uv[lead],
             gap_samples: repairs.gap_samples[lead],
             drawn: repairs.drawn[lead],
         });
@@ -177,7 +180,7 @@ impl Workspace {
         let state = WindowState {
             frames: clean,
             beats: &beats,
-            paced: context.paced,
+            paced: context.paced || pacing::pulses(window) >= config.quality.pulses_min,
             held_blocks_all: held.all_blocks,
             gain_step: artefacts::gain_step(clean, dominant, &config.quality),
             reversal: pattern.as_ref().map(reversal::evidence),
@@ -219,6 +222,13 @@ fn plan_for<'a>(plans: &'a mut Vec<Plan>, config: &DspConfig, notch_hz: Option<f
 fn raw(context: &Context, lead: usize) -> &[f32] {
     let window = context.before..context.before + SEGMENT_SAMPLES;
     context.samples_uv[lead].get(window).unwrap_or(&[])
+}
+
+/// Leads that are there and have no gap beyond those that are bridged; a straight line over one holds nothing.
+fn unbroken(context: &Context, repairs: &repair::Repairs, config: &DspConfig) -> [bool; LEADS] {
+    std::array::from_fn(|lead| {
+        context.origin[lead] != LeadOrigin::Missing && repairs.gap_samples[lead] <= config.gap_repair_samples
+    })
 }
 
 /// True where the device's own samples stay at a rail; its value, unlike its shape, comes through resampling.
@@ -374,7 +384,9 @@ mod tests {
     fn a_wrong_unit_is_told_by_the_size_of_qrs() {
         let mut wrong = context(72.0, 10.0);
         wrong.samples_uv.iter_mut().flatten().for_each(|v| *v *= 30.0);
-        check(&wrong, Decision::Reject, &[Reason::UnitSuspect, Reason::Baseline]);
+        // thirtyfold noise is as sharp as pulses
+        let reasons = [Reason::UnitSuspect, Reason::Baseline, Reason::Paced];
+        check(&wrong, Decision::Reject, &reasons);
     }
 
     #[test]
@@ -500,6 +512,42 @@ mod tests {
         assert!(segment.quality[3].snr_db.unwrap() > 15.0);
         hum.paced = true;
         check(&hum, Decision::Reject, &[Reason::Paced]);
+    }
+
+    #[test]
+    fn a_line_that_the_filter_leaves_keeps_its_leads_from_being_read() {
+        let with = |leads: std::ops::Range<usize>, hz: f32, uv: f32| {
+            let mut hum = context(72.0, 10.0);
+            for lead in &mut hum.samples_uv[leads] {
+                for (i, v) in lead.iter_mut().enumerate() {
+                    *v += uv * (std::f32::consts::TAU * (hz / 500.0 * i as f32).fract()).sin();
+                }
+            }
+            analyse(&hum, &DspConfig::default())
+        };
+        // too few leads for the notch
+        let two = with(6..8, 50.0, 140.0);
+        assert_eq!((two.decision, two.reasons), (Decision::Marginal, vec![Reason::Mains]));
+        assert_eq!(two.measurements.mains_hz, None);
+        for (lead, quality) in two.quality.iter().enumerate() {
+            assert_eq!(quality.usable, !(6..8).contains(&lead), "lead {lead}");
+            assert_eq!(
+                quality.mains_uv > 130.0,
+                !quality.usable,
+                "lead {lead}: {} uV",
+                quality.mains_uv
+            );
+        }
+        // a grid that is slow, and a harmonic, which no notch takes out
+        for hz in [49.2, 100.0] {
+            let all = with(0..LEADS, hz, 100.0);
+            assert_eq!(all.decision, Decision::Reject, "{hz} Hz");
+            assert!(
+                all.quality.iter().all(|q| q.mains_residual_uv > 60.0),
+                "{hz} Hz: {:?}",
+                all.quality[0]
+            );
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct Limits {
     pub amplitude_uv_low: f32,
     /// Line amplitude beyond which a lead is flagged, microvolts.
     pub mains_uv_max: f32,
-    /// Line amplitude that the notch may leave; beyond it the lead must not be read, microvolts.
+    /// Line amplitude that the filter may leave; beyond it the lead must not be read, microvolts.
     pub mains_residual_uv_max: f32,
     /// Roughness (root mean square of the second difference) of a broad-band burst, microvolts.
     pub burst_uv_min: f32,
@@ -59,6 +59,8 @@ pub struct Limits {
     pub gain_step_ratio_min: f32,
     /// Evidence from which electrodes look swapped: twice the log-likelihood ratio of `reversal`.
     pub reversal_evidence_min: f64,
+    /// Pacing pulses that no device marked, from which the window is rejected as paced.
+    pub pulses_min: usize,
     /// Usable leads below which the window is rejected.
     pub leads_usable_min: usize,
     /// Agreement of the two beat detectors below which the window is rejected, 0..=1.
@@ -99,6 +101,7 @@ impl Default for Limits {
             burst_uv_min: 200.0,
             gain_step_ratio_min: 1.4,
             reversal_evidence_min: 17.0,
+            pulses_min: 3,
             leads_usable_min: 8,
             agreement_min: 0.5,
             agreement_marginal: 0.8,
@@ -131,7 +134,7 @@ pub struct LeadState {
     pub burst: bool,
     pub baseline_uv: f32,
     pub mains_uv: f32,
-    /// What the notch left of the line.
+    /// What the filter left of a line or its second harmonic.
     pub mains_residual_uv: f32,
     /// Longest bridged gap in the window, samples.
     pub gap_samples: usize,
