@@ -3,7 +3,7 @@
 //! Place: between a device's own rate and `window` or `wfdb`. Invariant: output sample t is a function of the source samples
 //! around instant t alone, so any chunking gives the same bits; 500 Hz is the identity; a missing sample (NaN) makes every
 //! output within the kernel's reach missing. Where the source begins and ends its end sample holds, where scipy takes zeros: the
-//! first and last outputs within the kernel's reach differ from scipy's, by up to 203 uV on a PTB-XL recording at 360 Hz.
+//! first and last outputs within the kernel's reach differ from scipy's, by up to 203 uV on PTB-XL recordings.
 //! Source: the kernel is that of scipy.signal.resample_poly: a sinc cut at the lower Nyquist rate under a Kaiser taper of
 //! beta 5, ten zero crossings on each side.
 
