@@ -45,11 +45,13 @@ fn dsp(criterion: &mut Criterion) {
             b.iter(|| filter::zero_phase(black_box(&frames), &mut out, &plan))
         });
     }
-    let second: Vec<f32> = context.samples_uv[0][..360].to_vec();
-    let resampler = resample::Resampler::new(360.0);
-    criterion.bench_function("resample one lead's second from 360 Hz", |b| {
-        b.iter(|| resampler.at_grid(black_box(&second), 0, 0..500))
-    });
+    for rate_hz in [360.0, 249.89] {
+        let second: Vec<f32> = context.samples_uv[0][..rate_hz as usize].to_vec();
+        let resampler = resample::Resampler::new(rate_hz);
+        criterion.bench_function(&format!("resample one lead's second from {rate_hz} Hz"), |b| {
+            b.iter(|| resampler.at_grid(black_box(&second), 0, 0..500))
+        });
+    }
 }
 
 criterion_group!(benches, dsp);

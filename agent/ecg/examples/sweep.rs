@@ -123,6 +123,7 @@ fn print(
         ..
     } = dsp::analyse_in_full(context, config);
     let line = serde_json::json!({
+        "samples_sha256": segment.samples_sha256,
         "record": header.file_stem().map(|s| s.to_string_lossy().into_owned()),
         "noise": kind,
         "db": db,

@@ -14,6 +14,7 @@ pub mod limb;
 pub mod packet;
 pub mod report;
 pub mod segment;
+pub mod stretch;
 pub mod topic;
 pub mod wfdb;
 pub mod window;

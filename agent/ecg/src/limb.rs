@@ -19,15 +19,30 @@ const OF_I_AND_II: [(f32, f32); 6] = [
     (-0.5, 1.0),
 ];
 
+/// What [`derive`] filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The two leads that the others follow from.
+    pub sources: [usize; 2],
+    pub leads: Vec<usize>,
+}
+
+/// The two leads that the derived ones follow from: the first two limb leads that are there and not derived themselves.
+pub fn sources(origin: &[LeadOrigin; LEADS]) -> Option<[usize; 2]> {
+    let own = |lead: &usize| !matches!(origin[*lead], LeadOrigin::Missing | LeadOrigin::Derived);
+    let mut own = (0..=Lead::AVF.index()).filter(own);
+    Some([own.next()?, own.next()?])
+}
+
 /// Fills every [`LeadOrigin::Missing`] limb lead of 12 x N samples from the first two limb leads that are there.
 ///
 /// The filled leads become [`LeadOrigin::Derived`], or [`LeadOrigin::Reconstructed`] when a source is. With fewer than two
 /// limb leads nothing changes.
-pub fn derive(samples: &mut [Vec<f32>], origin: &mut [LeadOrigin; LEADS]) {
+pub fn derive(samples: &mut [Vec<f32>], origin: &mut [LeadOrigin; LEADS]) -> Option<Made> {
     let present: Vec<usize> = (0..=Lead::AVF.index())
         .filter(|&lead| origin[lead] != LeadOrigin::Missing)
         .collect();
-    let [first, second, ..] = present[..] else { return };
+    let [first, second, ..] = present[..] else { return None };
     let made = if [first, second]
         .iter()
         .any(|&lead| origin[lead] == LeadOrigin::Reconstructed)
@@ -39,10 +54,10 @@ pub fn derive(samples: &mut [Vec<f32>], origin: &mut [LeadOrigin; LEADS]) {
     let ((a, b), (c, d)) = (OF_I_AND_II[first], OF_I_AND_II[second]);
     // no two limb leads are parallel, so the determinant is never 0
     let determinant = a * d - b * c;
-    for lead in 0..=Lead::AVF.index() {
-        if origin[lead] != LeadOrigin::Missing {
-            continue;
-        }
+    let leads: Vec<usize> = (0..=Lead::AVF.index())
+        .filter(|&lead| origin[lead] == LeadOrigin::Missing)
+        .collect();
+    for &lead in &leads {
         let (p, q) = OF_I_AND_II[lead];
         let (of_first, of_second) = ((p * d - q * c) / determinant, (q * a - p * b) / determinant);
         samples[lead] = samples[first]
@@ -52,6 +67,10 @@ pub fn derive(samples: &mut [Vec<f32>], origin: &mut [LeadOrigin; LEADS]) {
             .collect();
         origin[lead] = made;
     }
+    Some(Made {
+        sources: [first, second],
+        leads,
+    })
 }
 
 #[cfg(test)]
@@ -73,7 +92,9 @@ mod tests {
                     samples[lead].clone_from(&all[lead]);
                     origin[lead] = LeadOrigin::Measured;
                 }
-                derive(&mut samples, &mut origin);
+                let made = derive(&mut samples, &mut origin).unwrap();
+                assert_eq!((made.sources, made.leads.len()), ([first, second], 4));
+                assert_eq!(sources(&origin), Some([first, second]));
                 for lead in 0..6 {
                     for (got, want) in samples[lead].iter().zip(&all[lead]) {
                         assert!((got - want).abs() < 1e-3, "{first} {second} {lead}: {got} {want}");
@@ -90,7 +111,7 @@ mod tests {
         let mut samples = vec![vec![1.0f32]; LEADS];
         let mut origin = [LeadOrigin::Missing; LEADS];
         origin[1] = LeadOrigin::Measured;
-        derive(&mut samples, &mut origin);
+        assert_eq!((derive(&mut samples, &mut origin), sources(&origin)), (None, None));
         assert_eq!(origin.iter().filter(|&&lead| lead == LeadOrigin::Missing).count(), 11);
     }
 }

@@ -26,7 +26,7 @@ pub const ID_BYTES_MAX: usize = 128;
 /// Largest sample index either side of zero; 2^44 samples at 2 kHz are 280 years, so index arithmetic cannot overflow.
 pub const SAMPLE_INDEX_MAX: i64 = 1 << 44;
 /// Sampling rates that are read, hertz: 100 Hz is the lowest of public 12-lead sets, 2 kHz the highest of carts.
-pub const RATE_RANGE_HZ: std::ops::RangeInclusive<f64> = 50.0..=2000.0;
+pub const RATE_RANGE_HZ: std::ops::RangeInclusive<f64> = 100.0..=2000.0;
 
 /// Some samples of some leads of one stream.
 #[derive(Clone, Debug, PartialEq)]

@@ -212,9 +212,9 @@ pub struct LeadQuality {
     pub snr_db: Option<f32>,
     /// Peak-to-peak baseline wander, microvolts.
     pub baseline_uv: f32,
-    /// Amplitude of the mains line before filtering, microvolts.
+    /// Amplitude before filtering at the mains frequency that is louder, microvolts; without a line what QRS and noise have there.
     pub mains_uv: f32,
-    /// Amplitude that the notch left of it, microvolts.
+    /// Amplitude of the largest line or second harmonic after filtering, microvolts; 0 where none stands out.
     #[serde(default)]
     pub mains_residual_uv: f32,
     /// Samples that were drawn in over gaps and impulses.

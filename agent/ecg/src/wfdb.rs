@@ -9,11 +9,12 @@ mod header;
 
 use std::path::{Path, PathBuf};
 
-use crate::dsp::resample::to_500_hz;
+use crate::dsp::resample::{Grid, Resampler};
 use crate::lead::Lead;
 use crate::segment::LeadOrigin;
+use crate::stretch::{self, Stretches};
 use crate::window::Context;
-use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES, limb};
+use crate::{CONTEXT_SAMPLES, LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES, limb};
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +127,8 @@ impl Record {
     pub fn leads(&self) -> Result<Leads, WfdbError> {
         let mut samples_uv = vec![Vec::new(); LEADS];
         let mut origin = [LeadOrigin::Missing; LEADS];
+        let mut at_rail: [Stretches; LEADS] = Default::default();
+        let resampler = Resampler::new(self.rate_hz);
         for (index, signal) in self.signals.iter().enumerate() {
             let Ok(lead) = Lead::parse(&signal.name) else { continue };
             if origin[lead.index()] != LeadOrigin::Missing {
@@ -135,7 +138,12 @@ impl Record {
                 });
             }
             origin[lead.index()] = LeadOrigin::Measured;
-            samples_uv[lead.index()] = to_500_hz(&self.signal_uv(index), self.rate_hz);
+            let uv = self.signal_uv(index);
+            samples_uv[lead.index()] = resampler.whole(&uv);
+            if self.rate_hz != SAMPLE_RATE_HZ {
+                let whole = 0..samples_uv[lead.index()].len() as i64;
+                at_rail[lead.index()] = stretch::at_500_hz(&stretch::at_rail(&uv), 0, &Grid::new(self.rate_hz), &whole);
+            }
         }
         let got = origin.iter().filter(|&&o| o == LeadOrigin::Measured).count();
         if got < 2 {
@@ -147,7 +155,7 @@ impl Record {
         }
         let length = samples_uv.iter().map(Vec::len).max().unwrap_or(0);
         if length < SEGMENT_SAMPLES {
-            let seconds = length as f64 / crate::SAMPLE_RATE_HZ;
+            let seconds = length as f64 / SAMPLE_RATE_HZ;
             return Err(WfdbError::TooShort {
                 name: self.name.clone(),
                 seconds,
@@ -161,6 +169,7 @@ impl Record {
             rate_hz: self.rate_hz,
             samples_uv,
             origin,
+            at_rail,
         })
     }
 }
@@ -174,6 +183,8 @@ pub struct Leads {
     /// 12 x N samples, microvolts, NaN where missing.
     pub samples_uv: Vec<Vec<f32>>,
     pub origin: [LeadOrigin; LEADS],
+    /// Stretches in which the recording's own samples stay at the lead's largest or smallest value; resampling hides them.
+    pub at_rail: [Stretches; LEADS],
 }
 
 impl Leads {
@@ -182,13 +193,18 @@ impl Leads {
         let length = self.samples_uv.first()?.len();
         let end = start.checked_add(SEGMENT_SAMPLES).filter(|&end| end <= length)?;
         let (before, after) = (start.min(CONTEXT_SAMPLES), (length - end).min(CONTEXT_SAMPLES));
-        let around = |lead: &Vec<f32>| lead[start - before..end + after].to_vec();
+        let span = start - before..end + after;
+        let around = |lead: &Vec<f32>| lead[span.clone()].to_vec();
         Some(Context {
             start_sample: start as i64,
             source_rate_hz: self.rate_hz,
             before,
             after,
             origin: self.origin,
+            at_rail: self
+                .at_rail
+                .each_ref()
+                .map(|lead| stretch::within(lead, &span).collect()),
             ..Context::of(&self.name, self.samples_uv.iter().map(around).collect())
         })
     }
@@ -345,6 +361,7 @@ mod tests {
             rate_hz: 360.0,
             samples_uv: vec![lead; LEADS],
             origin: [LeadOrigin::Measured; LEADS],
+            at_rail: Default::default(),
         };
         let middle = leads.context(5000).unwrap();
         assert_eq!((middle.before, middle.after), (2500, 2000));

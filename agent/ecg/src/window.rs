@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use crate::packet::{Packet, PacketError};
 use crate::segment::{FilterClass, LeadOrigin};
+use crate::stretch::Stretches;
 use crate::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
 use boot::Boot;
 pub use clock::ClockJump;
@@ -66,6 +67,10 @@ pub struct Context {
     pub lead_off: [bool; LEADS],
     /// Leads that the device marks saturated somewhere in the window.
     pub saturated: [bool; LEADS],
+    /// Stretches of each lead's samples that were drawn in over gaps before they came here.
+    pub bridged: [Stretches; LEADS],
+    /// Stretches in which the device's own samples stay at the lead's largest or smallest value; resampling hides them.
+    pub at_rail: [Stretches; LEADS],
     /// True when pacing pulses are marked in the window.
     pub paced: bool,
     /// True when the monitor asked for an urgent reading.
@@ -91,6 +96,8 @@ impl Context {
             origin: [LeadOrigin::Measured; LEADS],
             lead_off: [false; LEADS],
             saturated: [false; LEADS],
+            bridged: Default::default(),
+            at_rail: Default::default(),
             paced: false,
             stat: false,
             filter_class: FilterClass::Unspecified,
@@ -470,8 +477,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dsp::{self, DspConfig};
     use crate::lead::Lead;
     use crate::packet::PacketLead;
+    use crate::segment::Reason;
 
     const EIGHT: [Lead; 8] = [
         Lead::I,
@@ -618,6 +627,70 @@ mod tests {
         assert_eq!(context.samples_uv[Lead::III.index()][2600], iii);
         assert!(context.saturated[0]);
         assert!(!contexts[1].saturated[0]);
+    }
+
+    /// Twenty seconds of eight leads in packets of half a second, changed by `fault`, which is told each packet's first sample.
+    fn faulty(rate_hz: f64, fault: impl Fn(i64, &mut PacketLead)) -> Vec<Context> {
+        let (end, step) = ((20.0 * rate_hz) as i64, (rate_hz / 2.0) as i64);
+        let mut packets = in_order(rate_hz, &EIGHT, 0..end, step);
+        for packet in &mut packets {
+            for lead in &mut packet.leads {
+                (lead.invalid, lead.saturated) = (vec![], vec![]);
+                fault(packet.first_sample, lead);
+            }
+        }
+        run(packets)
+    }
+
+    #[test]
+    fn bridged_gaps_are_marked_at_every_rate_and_counted_as_those_of_a_file_are() {
+        for rate_hz in [250.0, 500.0, 1000.0] {
+            let masked = (0.016 * rate_hz) as u32;
+            let contexts = faulty(rate_hz, |first, lead| {
+                // 16 ms in I at 4 s, 8 ms in II right behind it
+                match lead.lead {
+                    Lead::I if first == (4.0 * rate_hz) as i64 => lead.invalid.push(10..10 + masked),
+                    Lead::II if first == (4.0 * rate_hz) as i64 => {
+                        lead.invalid.push(10 + masked..10 + masked + masked / 2);
+                    }
+                    _ => {}
+                }
+            });
+            let segment = dsp::analyse(&contexts[0], &DspConfig::default());
+            let drawn: Vec<u32> = segment.quality[..7].iter().map(|q| q.drawn_samples).collect();
+            assert_eq!(drawn, [8, 4, 12, 12, 12, 12, 0], "{rate_hz} Hz");
+            if rate_hz != 500.0 {
+                continue;
+            }
+            let mut file = contexts[0].clone();
+            for (samples, bridged) in file.samples_uv.iter_mut().zip(std::mem::take(&mut file.bridged)) {
+                bridged.into_iter().for_each(|gap| samples[gap].fill(f32::NAN));
+            }
+            let of_file = dsp::analyse(&file, &DspConfig::default());
+            let counts = of_file.quality.iter().map(|q| q.drawn_samples);
+            assert!(counts.eq(segment.quality.iter().map(|q| q.drawn_samples)));
+        }
+    }
+
+    #[test]
+    fn a_lead_at_the_rail_is_seen_on_the_devices_own_samples_at_every_rate() {
+        for rate_hz in [250.0, 360.0, 500.0, 1000.0] {
+            let contexts = faulty(rate_hz, |first, lead| {
+                // 5 mV for half a second in V2, and 2 mV, which is no rail, in V3
+                if first == (4.0 * rate_hz) as i64 {
+                    match lead.lead {
+                        Lead::V2 => lead.samples.fill(2000),
+                        Lead::V3 => lead.samples.fill(800),
+                        _ => {}
+                    }
+                }
+            });
+            let segment = dsp::analyse(&contexts[0], &DspConfig::default());
+            let flagged: Vec<usize> = (0..LEADS)
+                .filter(|&lead| segment.quality[lead].flags.contains(&Reason::Saturated))
+                .collect();
+            assert_eq!(flagged, [Lead::V2.index()], "{rate_hz} Hz");
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ fn fault_01_a_masked_blip_of_16_ms_is_bridged_and_a_hole_of_200_ms_is_not() {
     let blip = play(&["blip@15s"]);
     blip.reads_all_but(&[]);
     assert_eq!(blip.window(1).decision, undisturbed().window(1).decision);
+    let drawn = |number: i64| blip.window(number).quality.iter().map(|quality| quality.drawn_samples);
+    assert!(drawn(1).all(|samples| samples == 8), "16 ms are marked");
+    assert!(drawn(0).chain(drawn(2)).all(|samples| samples == 0));
     play(&["hole@15s"]).rejects_only(1, Reason::Gap);
 }
 

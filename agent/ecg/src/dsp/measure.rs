@@ -4,7 +4,8 @@
 //! Method: the dominant beats' median per lead, its level between T and P taken off, then global onsets and ends over all
 //! readable leads: QRS from the summed slope, T end by Zhang's area (2006) and P onset by the same area mirrored, both on the
 //! leads' root mean square. QTc is Fridericia's. Limits were set on PTB-XL's normal recordings (medians QRS 90, PR 156,
-//! QTc 390 ms) and its first-degree blocks (PR above 200 ms).
+//! QTc 390 ms) and its first-degree blocks (PR above 200 ms). P is looked for behind the T wave before it, so at high rates, in a
+//! flutter and in a long block PR is None: there the bump before QRS is T or no foot is seen.
 
 use super::beats::{heart_rate_bpm, median_interval};
 use super::lanes::{Frame, medians, wide};
@@ -23,6 +24,8 @@ const MS: f32 = 1000.0 / SAMPLE_RATE_HZ as f32;
 /// Slopes, relative to the QRS maximum, below which QRS has ended; the second where a steep T leaves the first unmet.
 const QRS_EDGE_SHARES: [f32; 2] = [0.03, 0.06];
 const QRS_QUIET_SAMPLES: usize = 6;
+/// Shortest share of RR that is quiet before and after QRS: above 125 a minute P comes close to it.
+const QRS_QUIET_RR: f64 = 0.025;
 const QRS_SAMPLES: std::ops::RangeInclusive<usize> = 20..=125;
 /// Stretch that shows the level between T and P.
 const LEVEL_SAMPLES: usize = 20;
@@ -34,6 +37,9 @@ const P_OVER_NOISE: f32 = 3.0;
 /// Areas that find the feet of T and P, samples.
 const T_AREA: usize = 64;
 const P_AREA: usize = 32;
+/// A search for P is this long at least, and its foot lies so far from where the search begins, samples.
+const P_SPAN_MIN: usize = 40;
+const P_EDGE: usize = 2;
 /// T wave height that is believed, microvolts.
 const T_UV_MIN: f32 = 30.0;
 
@@ -82,14 +88,18 @@ pub fn measure(
     let level = beat.level(onset, mean_rr);
     let pattern = beat.pattern(onset..end, &level);
     let rms = beat.rms(level);
-    if let Some(t_end) = t_end(&rms, end) {
+    let t_end = t_end(&rms, end);
+    if let Some(t_end) = t_end {
         let qt = (t_end - onset) as f32 * MS;
         m.qt_ms = Some(qt);
         m.qtc_ms = Some(qt / (mean_rr / SAMPLE_RATE_HZ as f32).cbrt());
     }
     let mut changes: Vec<f32> = intervals.windows(2).map(|rr| (rr[1] - rr[0]).abs()).collect();
     if !changes.is_empty() && median(&mut changes) <= RR_IRREGULAR * mean_rr {
-        m.pr_ms = beat.p_onset(onset).map(|p| (onset - p) as f32 * MS);
+        let rr = median(&mut intervals.clone());
+        let t_end = t_end.map_or(onset as f32 + qt_usual(rr), |t_end| t_end as f32);
+        let t_before = (t_end - rr).max(0.0) as usize;
+        m.pr_ms = beat.p_onset(t_before, onset).map(|p| (onset - p) as f32 * MS);
     }
     (m, pattern)
 }
@@ -104,6 +114,8 @@ struct MedianBeat {
     slope: Vec<f32>,
     /// Noise that is left in the average, root mean square over readable leads, at each sample before R.
     noise: Vec<f32>,
+    /// Samples without slope that lie around QRS.
+    quiet: usize,
 }
 
 impl MedianBeat {
@@ -143,6 +155,7 @@ impl MedianBeat {
             used,
             slope,
             noise,
+            quiet: QRS_QUIET_SAMPLES.min((QRS_QUIET_RR * rr) as usize).max(2),
         })
     }
 
@@ -161,8 +174,8 @@ impl MedianBeat {
 
     fn qrs_above(&self, limit: f32) -> Option<(usize, usize)> {
         let quiet = |range: std::ops::Range<usize>| self.slope.get(range).is_some_and(|s| s.iter().all(|&v| v < limit));
-        let onset = (60..BEFORE).rev().find(|&i| quiet(i - QRS_QUIET_SAMPLES..i))?;
-        let end = (BEFORE + 5..self.slope.len()).find(|&i| quiet(i..i + QRS_QUIET_SAMPLES))?;
+        let onset = (60..BEFORE).rev().find(|&i| quiet(i - self.quiet..i))?;
+        let end = (BEFORE + 5..self.slope.len()).find(|&i| quiet(i..i + self.quiet))?;
         QRS_SAMPLES.contains(&(end - onset)).then_some((onset, end))
     }
 
@@ -201,9 +214,15 @@ impl MedianBeat {
             .collect()
     }
 
-    /// Onset of P: the foot of the most prominent bump in the 300 ms before QRS.
-    fn p_onset(&self, qrs_onset: usize) -> Option<usize> {
-        let (from, to) = (qrs_onset.saturating_sub(150).max(4), qrs_onset.checked_sub(6)?);
+    /// Onset of P: the foot of the most prominent bump in the 300 ms before QRS and after the T wave before it, `t_end`.
+    fn p_onset(&self, t_end: usize, qrs_onset: usize) -> Option<usize> {
+        let (from, to) = (
+            qrs_onset.saturating_sub(150).max(4).max(t_end),
+            qrs_onset.checked_sub(6)?,
+        );
+        if to < from + P_SPAN_MIN {
+            return None;
+        }
         let rms = self.rms(self.level_in(qrs_onset.checked_sub(7)?..qrs_onset - 1));
         let lowest = |range: std::ops::Range<usize>| rms[range].iter().copied().fold(f32::MAX, f32::min);
         let highest = |range: std::ops::Range<usize>| rms[range].iter().copied().fold(0.0, f32::max);
@@ -216,7 +235,9 @@ impl MedianBeat {
             return None;
         }
         let area = |t: usize| rms[t..t + P_AREA].iter().sum::<f32>() - P_AREA as f32 * rms[t];
-        (from.max(top.saturating_sub(50))..top - 6).max_by(|&a, &b| area(a).total_cmp(&area(b)))
+        let foot = (from.max(top.saturating_sub(50))..top - 6).max_by(|&a, &b| area(a).total_cmp(&area(b)))?;
+        // at the edge of the search the foot itself is not seen
+        (foot > from + P_EDGE).then_some(foot)
     }
 
     /// Largest deflections of a lead within QRS, and its ST level, all above the level before QRS; None where not readable.
@@ -310,6 +331,12 @@ wide! {
     }
 }
 
+/// QT at this RR interval where it is not measured, samples: a QTc of 420 ms by Fridericia's formula.
+fn qt_usual(rr: f32) -> f32 {
+    let second = SAMPLE_RATE_HZ as f32;
+    0.42 * second * (rr / second).cbrt()
+}
+
 /// End of T on the leads' root mean square: where the area above the present value, over what came just before, is largest.
 fn t_end(rms: &[f32], qrs_end: usize) -> Option<usize> {
     let (from, to) = (qrs_end + 30, rms.len().saturating_sub(10));
@@ -346,11 +373,60 @@ mod tests {
         let (signal, _) = beat_train(72.0);
         let m = measured(&signal);
         assert!((m.heart_rate_bpm.unwrap() - 72.0).abs() < 0.5, "{m:?}");
-        // the train's P starts 160 ms before its QRS, which lasts about 90 ms; T ends about 400 ms after QRS onset
-        assert!((60.0..=120.0).contains(&m.qrs_ms.unwrap()), "{m:?}");
-        assert!((120.0..=210.0).contains(&m.pr_ms.unwrap()), "{m:?}");
-        assert!((340.0..=460.0).contains(&m.qt_ms.unwrap()), "{m:?}");
+        // by two and a half widths of the train's Gaussians: QRS from 42 ms before R to 42 ms after it, P from 200 ms before R,
+        // T until 2.3 widths, 372 ms, after it
+        near("QRS", m.qrs_ms, 84.0, 10.0);
+        near("PR", m.pr_ms, 158.0, 10.0);
+        near("QT", m.qt_ms, 414.0, 10.0);
         assert!((m.axis_degrees.unwrap() - 49.1).abs() < 3.0, "equal I and aVF: {m:?}");
+    }
+
+    #[track_caller]
+    fn near(name: &str, got: Option<f32>, want: f32, within: f32) {
+        let got = got.unwrap_or(f32::NAN);
+        assert!((got - want).abs() <= within, "{name} {got} ms, not {want} ms");
+    }
+
+    /// Beats at `bpm` with P so many samples before R, QRS and T as `beat_train` has them.
+    fn with_p_at(bpm: f64, p_before: f64) -> Vec<f32> {
+        let (train, peaks) = beat_train(bpm);
+        let squeeze = (75.0 / bpm).min(1.0);
+        let bump = |x: f64, width: f64| (-(x / width).powi(2) / 2.0).exp();
+        let p = |i: usize| -> f64 {
+            let of = |peak: &usize| {
+                let x = i as f64 - *peak as f64;
+                120.0 * (bump(x + p_before, 10.0 * squeeze) - bump(x + 75.0 * squeeze, 10.0 * squeeze))
+            };
+            peaks.iter().map(of).sum()
+        };
+        train.iter().enumerate().map(|(i, v)| v + p(i) as f32).collect()
+    }
+
+    #[test]
+    fn a_long_pr_is_measured_to_where_its_foot_is_seen_and_is_never_the_edge_of_the_search() {
+        // P's onset lies 25 samples before its top, QRS 21 before R
+        for (p_before, pr) in [(75.0, 158.0), (100.0, 208.0), (130.0, 268.0)] {
+            near("PR", measured(&with_p_at(55.0, p_before)).pr_ms, pr, 10.0);
+        }
+        for p_before in [150.0, 165.0, 180.0] {
+            assert_eq!(measured(&with_p_at(55.0, p_before)).pr_ms, None, "{p_before}");
+        }
+    }
+
+    #[test]
+    fn a_t_wave_close_before_qrs_is_no_p_wave() {
+        for bpm in [180.0, 200.0, 230.0, 245.0] {
+            let m = measured(&beat_train(bpm).0);
+            assert_eq!(m.pr_ms, None, "{bpm}: {m:?}");
+        }
+        // a small one that lies apart is read: 98 ms before R
+        near("PR", measured(&beat_train(150.0).0).pr_ms, 56.0, 12.0);
+    }
+
+    #[test]
+    fn qrs_does_not_reach_into_a_p_wave_that_a_high_rate_brings_close() {
+        // P ends 8 ms before QRS
+        near("QRS", measured(&with_p_at(200.0, 34.0)).qrs_ms, 84.0, 10.0);
     }
 
     #[test]

@@ -7,9 +7,11 @@ pub mod artefacts;
 pub mod beats;
 pub mod dominant;
 pub mod filter;
+pub mod held;
 pub mod lanes;
 pub mod mains;
 pub mod measure;
+pub mod pacing;
 pub mod quality;
 pub mod repair;
 pub mod resample;
@@ -26,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::segment::{LeadOrigin, LeadQuality, Measurements, Segment};
 use crate::window::Context;
-use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES, id};
+use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES, id, stretch};
 use beats::Beats;
 use filter::{Band, Plan, WINDOW};
 use lanes::{Frame, wide};
@@ -108,6 +110,7 @@ pub fn analyse_in_full(context: &Context, config: &DspConfig) -> Analysis {
 #[derive(Default)]
 struct Workspace {
     probes: Vec<Probe>,
+    lines: Vec<mains::Line>,
     plans: Vec<Plan>,
     repair: repair::Scratch,
     /// Repaired context, 20 s.
@@ -125,23 +128,29 @@ impl Workspace {
         let repairs = repair::frames(context, config, &mut self.repair, &mut self.frames);
         let window = &self.frames[WINDOW];
         probe_for(&mut self.probes, &config.mains_hz);
-        let line = mains::strongest(&self.probes, window, config.mains_notch_uv_min);
-        let notch_hz = line.map(|(probe, _)| self.probes[probe].hz);
+        mains::lines(&self.probes, window, &mut self.lines);
+        let notch = mains::to_notch(&self.lines, config.mains_notch_uv_min);
+        let notch_hz = notch.map(|probe| self.probes[probe].hz);
+        let line = notch
+            .or_else(|| mains::loudest(&self.lines))
+            .map(|probe| self.lines[probe]);
         let plan = plan_for(&mut self.plans, config, notch_hz);
         let baseline_uv = filter::zero_phase(&self.frames, &mut self.filtered, plan);
         let clean = &mut self.filtered[WINDOW];
         to_whole_microvolts(clean);
         let clean = &*clean;
-        let residual = line.map(|(probe, _)| self.probes[probe].measure(clean));
+        let residual_uv = mains::residual(&self.probes, clean);
         let burst = artefacts::burst(window, &config.quality, &mut self.roughness);
+        let held = held::longest(window, &unbroken(context, &repairs, config), config.quality.held_uv_max);
         let leads: [LeadState; LEADS] = std::array::from_fn(|lead| LeadState {
             missing: context.origin[lead] == LeadOrigin::Missing,
             lead_off: context.lead_off[lead],
-            saturated: context.saturated[lead],
+            saturated: context.saturated[lead] || is_at_rail(context, lead, &config.quality),
+            held_blocks: held.blocks[lead],
             burst: burst[lead],
             baseline_uv: baseline_uv[lead],
-            mains_uv: line.map_or(0.0, |(_, line)| line.amplitude_uv[lead]),
-            mains_residual_uv: residual.map_or(0.0, |line| line.amplitude_uv[lead]),
+            mains_uv: line.map_or(0.0, |line| line.amplitude_uv[lead]),
+            mains_residual_uv: residual_uv[lead],
             gap_samples: repairs.gap_samples[lead],
             drawn: repairs.drawn[lead],
         });
@@ -154,20 +163,25 @@ impl Workspace {
         let snr_db = layout.map_or([None; LEADS], |layout| {
             snr::window_power_db(clean, &layout, &mut self.snr)
         });
-        let (mut measurements, pattern) = measure::measure(clean, &readable, &beats.peaks, &groups);
-        measurements.mains_hz = notch_hz.map(|hz| hz as f32);
-        measurements.beat_agreement = Some(beats.agreement);
-        let quality: [LeadQuality; LEADS] = std::array::from_fn(|lead| {
+        let mut quality: [LeadQuality; LEADS] = std::array::from_fn(|lead| {
             let snr_db = snr_db[lead].filter(|_| readable[lead]);
             let flags = std::mem::take(&mut flags[lead]);
             quality::lead_quality(&leads[lead], flags, snr_db, context.origin[lead], &config.quality)
         });
+        quality::inherit(&mut quality);
+        let measured = std::array::from_fn(|lead| {
+            readable[lead] && (quality[lead].usable || context.origin[lead] != LeadOrigin::Derived)
+        });
+        let (mut measurements, pattern) = measure::measure(clean, &measured, &beats.peaks, &groups);
+        measurements.mains_hz = notch_hz.map(|hz| hz as f32);
+        measurements.beat_agreement = Some(beats.agreement);
         let resting_share = rest::resting_share(clean, &readable);
         let dominant = groups.first().map_or(&[][..], Vec::as_slice);
         let state = WindowState {
             frames: clean,
             beats: &beats,
-            paced: context.paced,
+            paced: context.paced || pacing::pulses(window) >= config.quality.pulses_min,
+            held_blocks_all: held.all_blocks,
             gain_step: artefacts::gain_step(clean, dominant, &config.quality),
             reversal: pattern.as_ref().map(reversal::evidence),
             resting_share,
@@ -208,6 +222,22 @@ fn plan_for<'a>(plans: &'a mut Vec<Plan>, config: &DspConfig, notch_hz: Option<f
 fn raw(context: &Context, lead: usize) -> &[f32] {
     let window = context.before..context.before + SEGMENT_SAMPLES;
     context.samples_uv[lead].get(window).unwrap_or(&[])
+}
+
+/// Leads that are there and have no gap beyond those that are bridged; a straight line over one holds nothing.
+fn unbroken(context: &Context, repairs: &repair::Repairs, config: &DspConfig) -> [bool; LEADS] {
+    std::array::from_fn(|lead| {
+        context.origin[lead] != LeadOrigin::Missing && repairs.gap_samples[lead] <= config.gap_repair_samples
+    })
+}
+
+/// True where the device's own samples stay at a rail; its value, unlike its shape, comes through resampling.
+fn is_at_rail(context: &Context, lead: usize, limits: &quality::Limits) -> bool {
+    let window = context.before..context.before + SEGMENT_SAMPLES;
+    stretch::within(&context.at_rail[lead], &window).any(|at| {
+        let middle = raw(context, lead).get(at.start + at.len() / 2);
+        at.len() >= limits.saturated_run_min && middle.is_some_and(|uv| uv.abs() >= 0.999 * limits.saturated_uv_min)
+    })
 }
 
 /// Frames that are brought to lead-major order at a time.
@@ -354,7 +384,9 @@ mod tests {
     fn a_wrong_unit_is_told_by_the_size_of_qrs() {
         let mut wrong = context(72.0, 10.0);
         wrong.samples_uv.iter_mut().flatten().for_each(|v| *v *= 30.0);
-        check(&wrong, Decision::Reject, &[Reason::UnitSuspect, Reason::Baseline]);
+        // thirtyfold noise is as sharp as pulses
+        let reasons = [Reason::UnitSuspect, Reason::Baseline, Reason::Paced];
+        check(&wrong, Decision::Reject, &reasons);
     }
 
     #[test]
@@ -382,6 +414,91 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_that_every_lead_loses_for_a_second_rejects_and_one_that_is_lost_for_two_names_the_lead() {
+        let lost = |leads: std::ops::Range<usize>, samples: usize| {
+            let mut context = context(72.0, 10.0);
+            for lead in &mut context.samples_uv[leads] {
+                lead[2050..2050 + samples].fill(-3.0);
+            }
+            analyse(&context, &DspConfig::default())
+        };
+        let all = lost(0..LEADS, 500);
+        assert_eq!((all.decision, all.reasons), (Decision::Reject, vec![Reason::Flat]));
+        assert_eq!(lost(0..LEADS, 400).decision, Decision::Accept);
+        let three = lost(8..11, 1000);
+        assert_eq!(
+            (three.decision, three.reasons),
+            (Decision::Marginal, vec![Reason::Flat])
+        );
+        let usable: Vec<usize> = (0..LEADS).filter(|&lead| three.quality[lead].usable).collect();
+        assert_eq!(usable, [0, 1, 2, 3, 4, 5, 6, 7, 11]);
+        assert_eq!(lost(8..11, 900).decision, Decision::Accept);
+    }
+
+    #[test]
+    fn drawn_in_samples_are_limited_by_their_share_however_short_each_gap_is() {
+        let masked = |run: usize, period: usize| {
+            let mut context = context(72.0, 10.0);
+            for lead in &mut context.samples_uv {
+                let at = lead.iter_mut().enumerate();
+                at.filter(|(i, _)| i % period < run).for_each(|(_, v)| *v = f32::NAN);
+            }
+            analyse(&context, &DspConfig::default())
+        };
+        // 4, 6, 19, 21 and 91 % of the samples in gaps of up to 20 ms
+        assert_eq!(masked(4, 100).decision, Decision::Accept);
+        let some = masked(6, 100);
+        assert_eq!((some.decision, some.reasons), (Decision::Marginal, vec![Reason::Gap]));
+        assert_eq!(some.quality[0].drawn_samples, 300);
+        assert_eq!(masked(4, 21).decision, Decision::Marginal);
+        for (run, period) in [(4, 19), (10, 11)] {
+            let most = masked(run, period);
+            assert_eq!(most.decision, Decision::Reject);
+            assert!(most.quality.iter().all(|q| q.flags == [Reason::Gap] && !q.usable));
+        }
+    }
+
+    #[test]
+    fn a_derived_lead_is_no_better_than_those_it_follows_from() {
+        type Fault<'a> = &'a dyn Fn(&mut Context);
+        let faults: [(Fault, Reason); 5] = [
+            (&|context| context.lead_off[Lead::II.index()] = true, Reason::LeadOff),
+            (&|context| context.saturated[Lead::II.index()] = true, Reason::Saturated),
+            (&|context| context.samples_uv[Lead::II.index()].fill(7.0), Reason::Flat),
+            (
+                &|context| context.samples_uv[Lead::II.index()][900..1000].fill(f32::NAN),
+                Reason::Gap,
+            ),
+            (
+                // an open electrode: noise that is no flat line
+                &|context| {
+                    let noise = testing::white_noise(SEGMENT_SAMPLES).map(|v| 30.0 * v);
+                    context.samples_uv[Lead::II.index()] = noise.collect();
+                },
+                Reason::SnrLow,
+            ),
+        ];
+        for (fault, reason) in faults {
+            let mut eight = context(72.0, 10.0);
+            fault(&mut eight);
+            let limb = [Lead::III, Lead::AVR, Lead::AVL, Lead::AVF].map(Lead::index);
+            limb.iter().for_each(|&lead| eight.origin[lead] = LeadOrigin::Missing);
+            crate::limb::derive(&mut eight.samples_uv, &mut eight.origin);
+            let segment = analyse(&eight, &DspConfig::default());
+            for lead in limb {
+                let quality = &segment.quality[lead];
+                assert!(
+                    !quality.usable && quality.flags.contains(&reason),
+                    "{reason:?}: {quality:?}"
+                );
+            }
+            assert!(segment.quality[Lead::I.index()].usable);
+            assert_eq!(segment.measurements.axis_degrees, None, "{reason:?}");
+            assert_eq!(segment.decision, Decision::Reject, "seven leads are too few");
+        }
+    }
+
+    #[test]
     fn a_line_is_notched_out_and_paced_rhythm_is_rejected() {
         let mut hum = context(72.0, 10.0);
         for lead in &mut hum.samples_uv {
@@ -395,6 +512,42 @@ mod tests {
         assert!(segment.quality[3].snr_db.unwrap() > 15.0);
         hum.paced = true;
         check(&hum, Decision::Reject, &[Reason::Paced]);
+    }
+
+    #[test]
+    fn a_line_that_the_filter_leaves_keeps_its_leads_from_being_read() {
+        let with = |leads: std::ops::Range<usize>, hz: f32, uv: f32| {
+            let mut hum = context(72.0, 10.0);
+            for lead in &mut hum.samples_uv[leads] {
+                for (i, v) in lead.iter_mut().enumerate() {
+                    *v += uv * (std::f32::consts::TAU * (hz / 500.0 * i as f32).fract()).sin();
+                }
+            }
+            analyse(&hum, &DspConfig::default())
+        };
+        // too few leads for the notch
+        let two = with(6..8, 50.0, 140.0);
+        assert_eq!((two.decision, two.reasons), (Decision::Marginal, vec![Reason::Mains]));
+        assert_eq!(two.measurements.mains_hz, None);
+        for (lead, quality) in two.quality.iter().enumerate() {
+            assert_eq!(quality.usable, !(6..8).contains(&lead), "lead {lead}");
+            assert_eq!(
+                quality.mains_uv > 130.0,
+                !quality.usable,
+                "lead {lead}: {} uV",
+                quality.mains_uv
+            );
+        }
+        // a grid that is slow, and a harmonic, which no notch takes out
+        for hz in [49.2, 100.0] {
+            let all = with(0..LEADS, hz, 100.0);
+            assert_eq!(all.decision, Decision::Reject, "{hz} Hz");
+            assert!(
+                all.quality.iter().all(|q| q.mains_residual_uv > 60.0),
+                "{hz} Hz: {:?}",
+                all.quality[0]
+            );
+        }
     }
 
     #[test]

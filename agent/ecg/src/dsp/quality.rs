@@ -11,7 +11,7 @@ use super::beats::{Beats, heart_rate_bpm};
 use super::lanes::{Frame, wide};
 use super::reversal::Swap;
 use crate::segment::{Decision, LeadOrigin, LeadQuality, Reason};
-use crate::{LEADS, SEGMENT_SAMPLES};
+use crate::{LEADS, SEGMENT_SAMPLES, limb};
 
 /// Limits of the gate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,16 @@ pub struct Limits {
     pub flat_uv_max: f32,
     /// Seconds that must be flat (of ten).
     pub flat_seconds_min: usize,
+    /// Range within which a lead holds its value, microvolts: one step of a converter of 5 uV.
+    pub held_uv_max: f32,
+    /// Whole blocks of 100 ms in a row that a lead must hold its value to be flat: 2 s.
+    pub held_blocks_min: usize,
+    /// Blocks in which all leads hold their values at once from which the window is rejected: 1 s.
+    pub held_blocks_all_min: usize,
+    /// Share of a lead's samples drawn in over gaps and impulses beyond which the window is marginal, 0..=1.
+    pub drawn_share_marginal: f32,
+    /// Share beyond which the lead must not be read, 0..=1.
+    pub drawn_share_max: f32,
     /// Samples in a row at the lead's extreme value that count as saturation, at 500 Hz.
     pub saturated_run_min: usize,
     /// Magnitude below which a run at the extreme is no saturation, microvolts.
@@ -41,7 +51,7 @@ pub struct Limits {
     pub amplitude_uv_low: f32,
     /// Line amplitude beyond which a lead is flagged, microvolts.
     pub mains_uv_max: f32,
-    /// Line amplitude that the notch may leave; beyond it the lead must not be read, microvolts.
+    /// Line amplitude that the filter may leave; beyond it the lead must not be read, microvolts.
     pub mains_residual_uv_max: f32,
     /// Roughness (root mean square of the second difference) of a broad-band burst, microvolts.
     pub burst_uv_min: f32,
@@ -49,6 +59,8 @@ pub struct Limits {
     pub gain_step_ratio_min: f32,
     /// Evidence from which electrodes look swapped: twice the log-likelihood ratio of `reversal`.
     pub reversal_evidence_min: f64,
+    /// Pacing pulses that no device marked, from which the window is rejected as paced.
+    pub pulses_min: usize,
     /// Usable leads below which the window is rejected.
     pub leads_usable_min: usize,
     /// Agreement of the two beat detectors below which the window is rejected, 0..=1.
@@ -70,6 +82,11 @@ impl Default for Limits {
         Self {
             flat_uv_max: 15.0,
             flat_seconds_min: 4,
+            held_uv_max: 5.0,
+            held_blocks_min: 19,
+            held_blocks_all_min: 9,
+            drawn_share_marginal: 0.05,
+            drawn_share_max: 0.2,
             saturated_run_min: 25,
             saturated_uv_min: 3000.0,
             snr_db_min: 3.0,
@@ -84,6 +101,7 @@ impl Default for Limits {
             burst_uv_min: 200.0,
             gain_step_ratio_min: 1.4,
             reversal_evidence_min: 17.0,
+            pulses_min: 3,
             leads_usable_min: 8,
             agreement_min: 0.5,
             agreement_marginal: 0.8,
@@ -92,6 +110,12 @@ impl Default for Limits {
             resting_share_min: 0.44,
             resting_share_marginal: 0.52,
         }
+    }
+}
+
+impl Limits {
+    fn believe(&self, bpm: f32) -> bool {
+        (self.heart_rate_bpm_min..=self.heart_rate_bpm_max).contains(&bpm)
     }
 }
 
@@ -104,11 +128,13 @@ pub struct LeadState {
     pub lead_off: bool,
     /// The device marks it at the rail.
     pub saturated: bool,
+    /// Longest stretch in which it holds its value, blocks of 100 ms.
+    pub held_blocks: usize,
     /// A broad-band burst.
     pub burst: bool,
     pub baseline_uv: f32,
     pub mains_uv: f32,
-    /// What the notch left of the line.
+    /// What the filter left of a line or its second harmonic.
     pub mains_residual_uv: f32,
     /// Longest bridged gap in the window, samples.
     pub gap_samples: usize,
@@ -123,7 +149,9 @@ pub fn signal_flags(raw: &[f32], lead: &LeadState, config: &DspConfig) -> Vec<Re
     let tests = [
         (
             Reason::Flat,
-            lead.missing || seconds.flat(limits) >= limits.flat_seconds_min,
+            lead.missing
+                || seconds.flat(limits) >= limits.flat_seconds_min
+                || lead.held_blocks >= limits.held_blocks_min,
         ),
         (Reason::Saturated, lead.saturated || is_saturated(raw, &seconds, limits)),
         (Reason::NonFinite, seconds.infinite),
@@ -136,7 +164,8 @@ pub fn signal_flags(raw: &[f32], lead: &LeadState, config: &DspConfig) -> Vec<Re
         (Reason::Burst, lead.burst),
         (
             Reason::Gap,
-            !lead.missing && lead.gap_samples > config.gap_repair_samples,
+            !lead.missing
+                && (lead.gap_samples > config.gap_repair_samples || drawn_share(lead.drawn) > limits.drawn_share_max),
         ),
     ];
     tests
@@ -144,6 +173,31 @@ pub fn signal_flags(raw: &[f32], lead: &LeadState, config: &DspConfig) -> Vec<Re
         .filter(|(_, wrong)| *wrong)
         .map(|(reason, _)| reason)
         .collect()
+}
+
+/// Share of a window that was drawn in, 0..=1.
+fn drawn_share(samples: u32) -> f32 {
+    samples as f32 / SEGMENT_SAMPLES as f32
+}
+
+/// A derived lead is no better than the two that it follows from: where one of them must not be read, neither must it, for the
+/// same reasons, and its own ratio says nothing.
+pub fn inherit(quality: &mut [LeadQuality; LEADS]) {
+    let Some(sources) = limb::sources(&std::array::from_fn(|lead| quality[lead].origin)) else {
+        return;
+    };
+    for source in sources.map(|source| quality[source].clone()) {
+        if source.usable {
+            continue;
+        }
+        for lead in quality.iter_mut().filter(|lead| lead.origin == LeadOrigin::Derived) {
+            lead.usable = false;
+            lead.snr_db = None;
+            lead.flags.extend(&source.flags);
+            lead.flags.sort_unstable();
+            lead.flags.dedup();
+        }
+    }
 }
 
 /// True where nothing keeps a lead's beats from being read: wander and a line that the notch took out do not.
@@ -266,6 +320,8 @@ pub struct WindowState<'a> {
     pub frames: &'a [Frame],
     pub beats: &'a Beats,
     pub paced: bool,
+    /// Longest stretch in which all leads hold their values at once, blocks of 100 ms.
+    pub held_blocks_all: usize,
     /// Leads whose gain steps.
     pub gain_step: [bool; LEADS],
     /// The likeliest swap of electrodes and the evidence for it.
@@ -277,8 +333,6 @@ pub struct WindowState<'a> {
 /// Decides on the whole window; reasons are sorted and unique.
 pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limits) -> (Decision, Vec<Reason>) {
     let beats = window.beats;
-    let mut rejects: Vec<Reason> = Vec::new();
-    let mut concerns: Vec<Reason> = quality.iter().flat_map(|q| q.flags.iter().copied()).collect();
     let usable = || (0..LEADS).filter(|&lead| quality[lead].usable);
     // an unknown ratio counts as the worst: noise hides the beats
     let ratios = quality.iter().filter(|q| q.origin != LeadOrigin::Missing);
@@ -286,9 +340,15 @@ pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limit
     let ranges = qrs_ranges(window.frames, &beats.peaks);
     let amplitude_uv = median(usable().map(|lead| ranges[lead]));
     let stepped = usable().filter(|&lead| window.gain_step[lead]).count();
-    let rates = limits.heart_rate_bpm_min..=limits.heart_rate_bpm_max;
-    let rate_believable = heart_rate_bpm(&beats.peaks).is_some_and(|bpm| rates.contains(&bpm));
+    let rate_believable = heart_rate_bpm(&beats.peaks).is_some_and(|bpm| limits.believe(bpm));
+    let drawn = quality.iter().map(|q| q.drawn_samples).max().unwrap_or(0);
     let tests = [
+        (
+            Reason::Flat,
+            window.held_blocks_all >= limits.held_blocks_all_min,
+            false,
+        ),
+        (Reason::Gap, false, drawn_share(drawn) > limits.drawn_share_marginal),
         (Reason::LeadCount, usable().count() < limits.leads_usable_min, false),
         (
             Reason::UnitSuspect,
@@ -329,7 +389,13 @@ pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limit
         ),
         (Reason::Paced, window.paced, false),
     ];
-    for (reason, reject, concern) in tests {
+    decide(quality.iter().flat_map(|q| q.flags.iter().copied()).collect(), &tests)
+}
+
+/// The decision that tests of the window (reason, to reject, to be concerned) and concerns about its leads come to.
+fn decide(mut concerns: Vec<Reason>, tests: &[(Reason, bool, bool)]) -> (Decision, Vec<Reason>) {
+    let mut rejects: Vec<Reason> = Vec::new();
+    for &(reason, reject, concern) in tests {
         if reject {
             rejects.push(reason);
         } else if concern {

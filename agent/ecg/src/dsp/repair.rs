@@ -9,6 +9,7 @@ use super::filter::{FRAMES, WINDOW};
 use super::lanes::{Frame, wide};
 use crate::lead::Lead;
 use crate::segment::LeadOrigin;
+use crate::stretch;
 use crate::window::Context;
 use crate::{CONTEXT_SAMPLES, LEADS, SEGMENT_SAMPLES};
 
@@ -62,6 +63,13 @@ pub fn frames(context: &Context, config: &DspConfig, scratch: &mut Scratch, fram
             }
         } else {
             scratch.leads[lead].clear();
+        }
+        for bridged in stretch::within(&context.bridged[lead], &inside) {
+            let samples = &context.samples_uv[lead][inside.clone()][bridged];
+            // what is missing here is counted already
+            let drawn = samples.iter().filter(|v| v.is_finite()).count();
+            repairs.gap_samples[lead] = repairs.gap_samples[lead].max(drawn);
+            repairs.drawn[lead] += drawn as u32;
         }
     }
     let of = |lead: usize| match &scratch.leads[lead][..] {

@@ -17,6 +17,7 @@ use crate::dsp::resample::{self, Grid, Resampler};
 use crate::lead::Lead;
 use crate::packet::{Packet, PacketError};
 use crate::segment::LeadOrigin;
+use crate::stretch::{self, Stretches};
 use crate::{CONTEXT_SAMPLES, LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES, limb};
 
 const SEGMENT: i64 = SEGMENT_SAMPLES as i64;
@@ -267,6 +268,7 @@ impl Boot {
         let range = start - before..start + SEGMENT + after;
         let mut samples_uv = Vec::with_capacity(LEADS);
         let (mut origin, mut lead_off, mut saturated) = ([LeadOrigin::Missing; LEADS], [false; LEADS], [false; LEADS]);
+        let mut marks = Marks::default();
         let mut paced = false;
         for lead in Lead::ALL.map(Lead::index) {
             let flags = self.store.flags(lead, window.clone());
@@ -277,10 +279,16 @@ impl Boot {
             paced |= any(store::PACE);
             samples_uv.push(match origin[lead] {
                 LeadOrigin::Missing => vec![f32::NAN; (range.end - range.start) as usize],
-                _ => self.lead_uv(lead, range.clone(), &extent, cfg),
+                _ => self.lead_uv(lead, &range, &extent, cfg, &mut marks),
             });
         }
-        limb::derive(&mut samples_uv, &mut origin);
+        if let Some(made) = limb::derive(&mut samples_uv, &mut origin) {
+            let [first, second] = made.sources.map(|source| &marks.bridged[source]);
+            let both = stretch::union(first, second);
+            for lead in made.leads {
+                marks.bridged[lead].clone_from(&both);
+            }
+        }
         let spans: Vec<_> = self.store.spans(window.clone()).collect();
         let (first, span) = *spans.first()?;
         Some(Context {
@@ -298,6 +306,8 @@ impl Boot {
             origin,
             lead_off,
             saturated,
+            bridged: marks.bridged,
+            at_rail: marks.at_rail,
             paced,
             stat: spans.iter().any(|(_, span)| span.stat),
             filter_class: spans.iter().map(|(_, span)| span.filter_class).max()?,
@@ -305,13 +315,31 @@ impl Boot {
     }
 
     /// One lead on the 500 Hz grid: short gaps bridged; beyond the stream's extent its first and last value hold.
-    fn lead_uv(&self, lead: usize, range: Range<i64>, extent: &Range<i64>, cfg: &WindowerConfig) -> Vec<f32> {
+    fn lead_uv(
+        &self,
+        lead: usize,
+        range: &Range<i64>,
+        extent: &Range<i64>,
+        cfg: &WindowerConfig,
+        marks: &mut Marks,
+    ) -> Vec<f32> {
         let source = self.instants(range.clone(), cfg);
         let inside = source.start.max(extent.start)..source.end.min(extent.end);
         let mut uv = self.store.values(lead, inside.clone());
-        bridge_gaps(&mut uv, self.gap_repair(cfg));
-        self.resampler.at_grid(&uv, inside.start, range)
+        let on_grid = |stretches: &[Range<usize>]| stretch::at_500_hz(stretches, inside.start, &self.grid, range);
+        if self.rate_hz != SAMPLE_RATE_HZ {
+            marks.at_rail[lead] = on_grid(&stretch::at_rail(&uv));
+        }
+        marks.bridged[lead] = on_grid(&bridge_gaps(&mut uv, self.gap_repair(cfg)));
+        self.resampler.at_grid(&uv, inside.start, range.clone())
     }
+}
+
+/// What the device's own samples show and the resampled ones hide.
+#[derive(Default)]
+struct Marks {
+    bridged: [Stretches; LEADS],
+    at_rail: [Stretches; LEADS],
 }
 
 /// True when all twelve leads are there or follow: the precordials and two limb leads.
@@ -332,8 +360,9 @@ fn origin_of(any: &impl Fn(u8) -> bool) -> LeadOrigin {
     }
 }
 
-/// Draws a straight line over each inner run of at most `longest` NaNs.
-fn bridge_gaps(uv: &mut [f32], longest: usize) {
+/// Draws a straight line over each inner run of at most `longest` NaNs; where it drew.
+fn bridge_gaps(uv: &mut [f32], longest: usize) -> Stretches {
+    let mut drawn = Stretches::new();
     let mut at = 0;
     while at < uv.len() {
         if !uv[at].is_nan() {
@@ -350,7 +379,9 @@ fn bridge_gaps(uv: &mut [f32], longest: usize) {
             for (step, sample) in uv[at..end].iter_mut().enumerate() {
                 *sample = left + (right - left) * (step + 1) as f32 / steps;
             }
+            drawn.push(at..end);
         }
         at = end;
     }
+    drawn
 }
