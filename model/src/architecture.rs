@@ -194,8 +194,11 @@ impl Architecture {
                 bound,
             })
         };
-        if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            let bound = format!("both at least 1, and must divide the {} query heads", self.heads);
+        if self.heads == 0 {
+            return fail("num_attention_heads", 0, "at least 1".to_owned());
+        }
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            let bound = format!("at least 1, and must divide the {} query heads", self.heads);
             return fail("num_key_value_heads", self.kv_heads, bound);
         }
         if self.head_dim == 0 || !self.hidden_size.is_multiple_of(self.head_dim) {
@@ -210,9 +213,12 @@ impl Architecture {
             return fail("num_key_value_heads", self.kv_heads, bound);
         }
         if let Positions::Rotary(rope) = &self.positions
-            && (rope.dims() > self.head_dim || !rope.dims().is_multiple_of(2))
+            && !(1..=self.head_dim).contains(&rope.dims())
         {
-            let bound = format!("must be even and at most the head dimension, {}", self.head_dim);
+            let bound = format!(
+                "dimensions that turn, in pairs, must be 2 to the head dimension, {}",
+                self.head_dim
+            );
             return fail("rotary_dim", rope.dims(), bound);
         }
         if self.layers.is_empty() {
