@@ -168,6 +168,19 @@ pub enum Orientation {
     InOut,
 }
 
+/// # Errors
+/// [`Error::Config`] for a config whose checkpoint holds quantised weights.
+pub(crate) fn check_plain(json: &Value) -> Result<()> {
+    let Some(quantised) = json.get("quantization_config").filter(|value| !value.is_null()) else {
+        return Ok(());
+    };
+    Err(Error::Config {
+        key: "quantization_config",
+        value: quantised["quant_method"].as_str().unwrap_or("set").to_owned(),
+        bound: "quantised checkpoints are not read; use the one they were made of".to_owned(),
+    })
+}
+
 impl Architecture {
     /// Reads config.json of any supported `model_type`.
     ///
@@ -181,6 +194,7 @@ impl Architecture {
     /// # Errors
     /// A key that is missing or of another type; a value outside its bound.
     pub fn from_json(json: &Value) -> Result<Self> {
+        check_plain(json)?;
         let architecture = family::architecture(json)?;
         architecture.validate()?;
         Ok(architecture)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::MODEL_TYPES;
 use crate::architecture::{Activation, Architecture, Norm, Positions, Residual};
+use crate::backbone::BackboneConfig;
 use crate::rotary::{Pairs, Rope, RopeParameters};
 
 fn read(json: &Value) -> Architecture {
@@ -138,6 +139,18 @@ fn what_is_not_done_is_an_error_with_key_value_and_bound() {
     llama["num_attention_heads"] = json!(0);
     llama["head_dim"] = json!(8);
     assert_eq!(error(&llama), "config key num_attention_heads is 0: at least 1");
+}
+
+#[test]
+fn a_quantised_checkpoint_is_refused_with_its_method() {
+    for model_type in MODEL_TYPES.into_iter().chain(["t5"]) {
+        let json = json!({"model_type": model_type, "quantization_config": {"quant_method": "fp8"}});
+        let error = BackboneConfig::from_json(&json).expect_err("an error").to_string();
+        assert!(
+            error.contains("quantization_config is fp8: quantised checkpoints are not read"),
+            "{error}"
+        );
+    }
 }
 
 #[track_caller]
