@@ -634,7 +634,7 @@ mod tests {
                     epoch: 1,
                 };
                 let bytes = record.payload.clone();
-                let letter = crate::dispatch::dead_letter(record, &error, &owner);
+                let letter = crate::dispatch::dead_letters(record, &error, &owner).next().unwrap();
                 assert!(
                     letter.headers.contains(&("reason", "poison".to_owned())),
                     "{:?}",

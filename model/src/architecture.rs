@@ -168,6 +168,19 @@ pub enum Orientation {
     InOut,
 }
 
+/// # Errors
+/// [`Error::Config`] for a config whose checkpoint holds quantised weights.
+pub(crate) fn check_plain(json: &Value) -> Result<()> {
+    let Some(quantised) = json.get("quantization_config").filter(|value| !value.is_null()) else {
+        return Ok(());
+    };
+    Err(Error::Config {
+        key: "quantization_config",
+        value: quantised["quant_method"].as_str().unwrap_or("set").to_owned(),
+        bound: "quantised checkpoints are not read; use the one they were made of".to_owned(),
+    })
+}
+
 impl Architecture {
     /// Reads config.json of any supported `model_type`.
     ///
@@ -181,6 +194,7 @@ impl Architecture {
     /// # Errors
     /// A key that is missing or of another type; a value outside its bound.
     pub fn from_json(json: &Value) -> Result<Self> {
+        check_plain(json)?;
         let architecture = family::architecture(json)?;
         architecture.validate()?;
         Ok(architecture)
@@ -194,8 +208,11 @@ impl Architecture {
                 bound,
             })
         };
-        if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            let bound = format!("both at least 1, and must divide the {} query heads", self.heads);
+        if self.heads == 0 {
+            return fail("num_attention_heads", 0, "at least 1".to_owned());
+        }
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            let bound = format!("at least 1, and must divide the {} query heads", self.heads);
             return fail("num_key_value_heads", self.kv_heads, bound);
         }
         if self.head_dim == 0 || !self.hidden_size.is_multiple_of(self.head_dim) {
@@ -210,9 +227,12 @@ impl Architecture {
             return fail("num_key_value_heads", self.kv_heads, bound);
         }
         if let Positions::Rotary(rope) = &self.positions
-            && (rope.dims() > self.head_dim || !rope.dims().is_multiple_of(2))
+            && !(1..=self.head_dim).contains(&rope.dims())
         {
-            let bound = format!("must be even and at most the head dimension, {}", self.head_dim);
+            let bound = format!(
+                "dimensions that turn, in pairs, must be 2 to the head dimension, {}",
+                self.head_dim
+            );
             return fail("rotary_dim", rope.dims(), bound);
         }
         if self.layers.is_empty() {

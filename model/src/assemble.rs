@@ -15,9 +15,10 @@ use crate::bundle::{self, Bundle, Manifest};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
-use crate::prompt::{ASSISTANT, PAD, STOP, USER};
+use crate::prompt::{self, ASSISTANT, PAD, STOP, USER};
 use crate::served::ServedWeights;
 use crate::shard::Shard;
+use crate::smoke;
 use crate::weights;
 
 /// Where the parts of a bundle lie.
@@ -30,11 +31,21 @@ pub struct Parts<'a> {
     pub adapter: Option<&'a Path>,
 }
 
-/// Writes a bundle into `out` and loads it with its language model in `weights`; returns it.
+/// Writes a bundle into `out`, which must be missing or empty, once it has loaded with its language model in `weights` and drafted;
+/// returns it.
 ///
 /// # Errors
-/// A part that cannot be read or written; a bundle that does not load.
+/// [`Error::NotEmpty`]; a part that cannot be read or written; a bundle that does not load or draft. Then `out` is as it was.
 pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path, weights: ServedWeights) -> Result<Bundle> {
+    files::fill_directory(out, |partial| {
+        write(parts, manifest, partial)?;
+        let bundle = Bundle::load_as(partial, &Device::Cpu, weights)?;
+        smoke::check(bundle.drafting())?;
+        Ok(bundle)
+    })
+}
+
+fn write(parts: &Parts, manifest: Manifest, out: &Path) -> Result<()> {
     language_model(parts.base, out)?;
     files::copy(parts.encoder, &out.join(bundle::ENCODER))?;
     if let Some(adapter) = parts.adapter {
@@ -42,8 +53,7 @@ pub fn assemble(parts: &Parts, manifest: Manifest, out: &Path, weights: ServedWe
             files::copy(&adapter.join(name), &out.join(bundle::ADAPTER).join(name))?;
         }
     }
-    bundle::seal(out, manifest)?;
-    Bundle::load_as(out, &Device::Cpu, weights)
+    bundle::seal(out, manifest).map(drop)
 }
 
 /// Writes a base's tokenizer with the template's tokens, and its config and weights with a place for each, into `out`.
@@ -71,7 +81,7 @@ pub fn language_model(base: &Path, out: &Path) -> Result<()> {
     files::write(&config_path, &files::pretty(&config_path, &config)?)
 }
 
-/// Adds the template's special tokens that the tokenizer lacks; returns its size.
+/// Adds the template's special tokens that the tokenizer lacks; returns the rows that an embedding of it needs.
 fn write_tokenizer(from: &Path, to: &Path) -> Result<usize> {
     let wrap = |action: &'static str| {
         move |e: tokenizers::Error| Error::Tokenizer {
@@ -86,7 +96,7 @@ fn write_tokenizer(from: &Path, to: &Path) -> Result<usize> {
         .map_err(wrap("add special tokens to"))?;
     let json = tokenizer.to_string(true).map_err(wrap("write"))?;
     files::write(to, json.as_bytes())?;
-    Ok(tokenizer.get_vocab_size(true))
+    Ok(prompt::rows(&tokenizer))
 }
 
 /// Writes the base in one file, each table of its vocabulary grown to `size`.

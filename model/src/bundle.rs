@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use ecg::SEGMENT_SAMPLES;
 use ecg::lead::Lead;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -95,8 +96,8 @@ impl Bundle {
     /// that comes out, and of one tensor more.
     ///
     /// # Errors
-    /// A part that is missing, differs from its hash, has another shape than its config, or holds a non-finite value; weights that
-    /// the device or the model cannot have.
+    /// A part that is missing, differs from its hash, has another shape than its config, or holds a non-finite value; an input or a
+    /// vocabulary that the model cannot have; weights that the device or the model cannot have.
     pub fn load_as(dir: &Path, device: &Device, weights: ServedWeights) -> Result<Self> {
         let bytes = read(&dir.join(MANIFEST))?;
         let manifest: Manifest = parse(&dir.join(MANIFEST), &bytes)?;
@@ -107,6 +108,8 @@ impl Bundle {
                 bound: format!("must be {FORMAT}"),
             });
         }
+        check_input(&manifest)?;
+        check_names(&manifest)?;
         for part in parts(dir)?.iter().chain(manifest.parts.keys()) {
             check_hash(dir, part, &manifest)?;
         }
@@ -115,9 +118,17 @@ impl Bundle {
         let base = weights.open(dir, device)?;
         let model = Meit::assemble(&encoder, &manifest.encoder, &base, &config, &manifest.fusion)?;
         weights.check(&model.backbone)?;
+        let tokenizer = load_tokenizer(&dir.join(TOKENIZER))?;
+        if tokenizer.rows() > config.vocab_size() {
+            return Err(Error::Config {
+                key: "vocab_size",
+                value: config.vocab_size().to_string(),
+                bound: format!("tokenizer.json has ids up to {}", tokenizer.rows() - 1),
+            });
+        }
         let drafting = Drafting {
             model,
-            tokenizer: load_tokenizer(&dir.join(TOKENIZER))?,
+            tokenizer,
             prompt: manifest.prompt.clone(),
             evidence: manifest.evidence,
             findings: findings_head(&manifest, &encoder)?,
@@ -260,6 +271,33 @@ fn check_hash(dir: &Path, part: &str, manifest: &Manifest) -> Result<()> {
             expected,
         })
     }
+}
+
+/// What can be said of a model's input without its weights.
+fn check_input(manifest: &Manifest) -> Result<()> {
+    let fail = |key, value: String, bound: String| Err(Error::Config { key, value, bound });
+    if !(manifest.clip_mv.is_finite() && manifest.clip_mv > 0.0) {
+        let bound = "must be a finite number of millivolts above 0".to_owned();
+        return fail("clip_mv", manifest.clip_mv.to_string(), bound);
+    }
+    let (encoder, order) = (&manifest.encoder, &manifest.lead_order);
+    if encoder.leads != order.len() {
+        let bound = format!("must be the {} of lead_order", order.len());
+        return fail("encoder.leads", encoder.leads.to_string(), bound);
+    }
+    if let Some((_, twice)) = order.iter().enumerate().find(|(at, lead)| order[..*at].contains(lead)) {
+        return fail("lead_order", twice.clone(), "each lead must be there once".to_owned());
+    }
+    encoder.validate()?;
+    encoder.check_samples(SEGMENT_SAMPLES)
+}
+
+/// Parts lie in the bundle's directory or its adapter's.
+fn check_names(manifest: &Manifest) -> Result<()> {
+    manifest.parts.keys().try_for_each(|part| {
+        let in_adapter = part.strip_prefix(ADAPTER).and_then(|rest| rest.strip_prefix('/'));
+        files::check_name("parts", in_adapter.unwrap_or(part))
+    })
 }
 
 /// The head whose statements the prompt tells; None where it tells none.

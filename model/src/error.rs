@@ -22,6 +22,8 @@ pub enum Error {
     },
     #[error("read the decoder's config")]
     DecoderConfig { source: serde_json::Error },
+    #[error("{path}: tensor {name} is of type {got}: weights are F16, BF16, F32 or F64")]
+    TensorType { path: PathBuf, name: String, got: String },
     #[error("tensor {name} is missing from the weights")]
     MissingTensor { name: String },
     #[error("tensor {name} belongs to no module that the adapter's config targets")]
@@ -40,6 +42,12 @@ pub enum Error {
         value: String,
         bound: String,
     },
+    #[error("adapter_config.json has {key}, {value}: no setting of LoRA that is known here")]
+    UnknownKey { key: String, value: String },
+    #[error("log probabilities of the smoke ECG {name} are not finite")]
+    Smoke { name: &'static str },
+    #[error("{path} is there and not empty: a bundle is made in a directory of its own")]
+    NotEmpty { path: PathBuf },
     #[error("{file} has sha256 {got}, bundle.json says {expected}")]
     Hash {
         file: String,

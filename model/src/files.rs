@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Component, Path};
 
 use candle_core::{DType, Tensor};
 use serde::Serialize;
@@ -23,6 +24,22 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 /// [`Error::Read`].
 pub(crate) fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|source| unreadable(path, source))
+}
+
+/// # Errors
+/// [`Error::Config`] for a `name` that is not a plain file name, and so could lead out of the directory of the file that names it
+/// under `key`.
+pub(crate) fn check_name(key: &'static str, name: &str) -> Result<()> {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
+    if plain && !name.contains('\\') {
+        return Ok(());
+    }
+    Err(Error::Config {
+        key,
+        value: name.to_owned(),
+        bound: "must be a plain file name".to_owned(),
+    })
 }
 
 /// sha256 of a file, hexadecimal, without the whole of it in memory.
@@ -103,6 +120,36 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     replace(to, |partial| {
         std::io::copy(&mut file, &mut File::create(partial)?).map(drop)
     })
+}
+
+/// Makes the directory `dir` of what `fill` puts into a neighbour, which is renamed when that is done and removed when it fails.
+///
+/// # Errors
+/// [`Error::NotEmpty`] where `dir` holds something; [`Error::Write`]; whatever `fill` fails with.
+pub(crate) fn fill_directory<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let fail = |source| Error::Write {
+        path: dir.to_owned(),
+        source,
+    };
+    let is_free = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(error) => return Err(fail(error)),
+    };
+    if !is_free {
+        return Err(Error::NotEmpty { path: dir.to_owned() });
+    }
+    let unnamed = || fail(std::io::Error::other("the directory needs a name"));
+    let mut name = dir.file_name().ok_or_else(unnamed)?.to_owned();
+    name.push(format!(".partial-{}", std::process::id()));
+    let partial = dir.with_file_name(name);
+    std::fs::create_dir_all(&partial).map_err(fail)?;
+    let filled = fill(&partial).and_then(|value| std::fs::rename(&partial, dir).map_err(fail).map(|()| value));
+    if filled.is_err() {
+        // the first error tells more than one of this
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    filled
 }
 
 fn replace(path: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {

@@ -26,7 +26,7 @@ pub struct DecodeOptions {
     pub temperature: f64,
     /// Nucleus mass of sampling; 1 keeps every token.
     pub top_p: f64,
-    /// Seed of sampling; row i of a request draws from its own stream.
+    /// Seed of sampling. Every row draws from a stream of its own that begins here, so its tokens do not depend on its place in a batch.
     pub seed: u64,
 }
 

@@ -56,6 +56,7 @@ pub mod seq2seq;
 pub mod served;
 mod shard;
 pub mod slots;
+pub mod smoke;
 pub mod threads;
 pub mod validate;
 pub mod weights;

@@ -31,6 +31,12 @@ pub fn response(report: &str) -> String {
     format!(" {report}{STOP}")
 }
 
+/// Rows of an embedding that has one for each of the tokenizer's ids, gaps between them included.
+pub(crate) fn rows(tokenizer: &Tokenizer) -> usize {
+    let ids = tokenizer.get_vocab(true).into_values();
+    ids.max().map_or(0, |last| last as usize + 1)
+}
+
 /// A tokenizer with the template's special tokens resolved. A clone shares it.
 #[derive(Clone)]
 pub struct PromptTokenizer {
@@ -59,6 +65,11 @@ impl PromptTokenizer {
             stop,
             pad,
         })
+    }
+
+    /// Rows of an embedding that has one for each id.
+    pub fn rows(&self) -> usize {
+        rows(&self.tokenizer)
     }
 
     /// Size of the vocabulary, special tokens included.

@@ -50,30 +50,50 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// The first `dims` dimensions of every head turn.
+    /// The first `dims` dimensions of every head turn. An odd number of them has its last frequency turn one dimension more, as in
+    /// transformers: frequencies are those of `dims`, pairs those of the next even number.
     pub fn new(dims: usize, theta: f64, pairs: Pairs) -> Self {
         let frequency = |i| theta.powf(-((2 * i) as f64) / dims as f64);
         Self {
-            inverse_frequencies: (0..dims / 2).map(frequency).collect(),
+            inverse_frequencies: (0..dims.div_ceil(2)).map(frequency).collect(),
             pairs,
         }
     }
 
-    /// As [`Self::new`], with frequencies stretched as config.json says.
+    /// As [`Self::new`], with frequencies stretched as config.json says; `positions_max` is its max_position_embeddings.
     ///
     /// # Errors
-    /// [`Error::Config`] for a kind of scaling that is not one of default, linear, llama3.
-    pub fn scaled(dims: usize, theta: f64, pairs: Pairs, scaling: Option<&RopeParameters>) -> Result<Self> {
-        let mut rope = Self::new(dims, theta, pairs);
+    /// [`Error::Config`] for a kind of scaling that is not one of default, linear, llama3; for a number of that kind which is missing,
+    /// not finite or not above 0.
+    pub fn scaled(
+        dims: usize,
+        theta: f64,
+        pairs: Pairs,
+        scaling: Option<&RopeParameters>,
+        positions_max: usize,
+    ) -> Result<Self> {
+        let mut rope = Self::new(dims, positive("rope_theta", Some(theta))?, pairs);
         let Some(p) = scaling else { return Ok(rope) };
-        let factor = p.factor.unwrap_or(1.0);
         let frequencies = rope.inverse_frequencies.iter_mut();
         match p.rope_type.as_deref().or(p.older_type.as_deref()) {
             None | Some("default") => {}
-            Some("linear") => frequencies.for_each(|f| *f /= factor),
+            Some("linear") => {
+                let factor = positive("factor", p.factor)?;
+                frequencies.for_each(|f| *f /= factor);
+            }
             Some("llama3") => {
-                let (low, high) = (p.low_freq_factor.unwrap_or(1.0), p.high_freq_factor.unwrap_or(4.0));
-                let original = p.original_max_position_embeddings.unwrap_or(8192.0);
+                let factor = positive("factor", p.factor)?;
+                let low = positive("low_freq_factor", p.low_freq_factor)?;
+                let high = positive("high_freq_factor", p.high_freq_factor)?;
+                if high <= low {
+                    return Err(Error::Config {
+                        key: "high_freq_factor",
+                        value: high.to_string(),
+                        bound: format!("must be above low_freq_factor, {low}"),
+                    });
+                }
+                let original = p.original_max_position_embeddings.unwrap_or(positions_max as f64);
+                let original = positive("original_max_position_embeddings", Some(original))?;
                 frequencies.for_each(|f| *f = llama3(*f, factor, low, high, original));
             }
             Some(kind) => {
@@ -114,6 +134,23 @@ impl Rope {
             sin: table(f64::sin)?,
             pairs: self.pairs,
         })
+    }
+}
+
+/// # Errors
+/// [`Error::Config`] for a number that is missing, not finite or not above 0.
+fn positive(key: &'static str, value: Option<f64>) -> Result<f64> {
+    let fail = |value, bound: &str| {
+        Err(Error::Config {
+            key,
+            value,
+            bound: bound.to_owned(),
+        })
+    };
+    match value {
+        Some(value) if value.is_finite() && value > 0.0 => Ok(value),
+        Some(value) => fail(value.to_string(), "must be a finite number above 0"),
+        None => fail("missing".to_owned(), "this rope_type needs it"),
     }
 }
 

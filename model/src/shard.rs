@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
-use safetensors::tensor::{Metadata, TensorView};
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensorError};
 
 use crate::error::{Error, Result};
@@ -20,6 +20,18 @@ use crate::files;
 const LENGTH: u64 = 8;
 /// Bytes of a header at most, as the format says.
 const HEADER_MAX: u64 = 100_000_000;
+/// Types that are read.
+const READ: [Dtype; 9] = [
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::F32,
+    Dtype::F64,
+    Dtype::U8,
+    Dtype::I16,
+    Dtype::I32,
+    Dtype::U32,
+    Dtype::I64,
+];
 
 pub(crate) struct Shard {
     path: PathBuf,
@@ -78,13 +90,28 @@ impl Shard {
         weights.map(|(name, info)| (name, info.shape.clone())).collect()
     }
 
-    /// A tensor in the file's own type.
+    /// A weight in the file's own type.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`]; [`Error::Read`]; a type that candle does not have.
+    /// As [`Self::read`]; [`Error::TensorType`] for integers too.
+    pub fn weight(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.read(name)?;
+        if tensor.dtype().is_float() {
+            Ok(tensor)
+        } else {
+            Err(self.mistyped(name, self.info(name)?))
+        }
+    }
+
+    /// A tensor in the file's own type: a weight, or integers that old checkpoints carry along.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::Read`]; [`Error::TensorType`] for other types, whose values are none without their scales.
     pub fn read(&self, name: &str) -> Result<Tensor> {
-        let info = self.metadata.info(name);
-        let info = info.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        let info = self.info(name)?;
+        if !READ.contains(&info.dtype) {
+            return Err(self.mistyped(name, info));
+        }
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
         self.file
@@ -96,6 +123,19 @@ impl Shard {
             source,
         })?;
         Ok(view.load(&Device::Cpu)?)
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        let info = self.metadata.info(name);
+        info.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
+    }
+
+    fn mistyped(&self, name: &str, info: &TensorInfo) -> Error {
+        Error::TensorType {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            got: format!("{:?}", info.dtype),
+        }
     }
 }
 
@@ -144,5 +184,30 @@ mod tests {
             shard.read("b").err().unwrap().to_string(),
             "tensor b is missing from the weights"
         );
+    }
+
+    #[test]
+    fn a_tensor_of_a_type_that_is_no_weights_is_refused_with_file_name_and_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let bytes = [0u8; 8];
+        let views = [
+            ("eights", TensorView::new(Dtype::F8_E4M3, vec![8], &bytes).unwrap()),
+            ("bytes", TensorView::new(Dtype::I8, vec![8], &bytes).unwrap()),
+            ("count", TensorView::new(Dtype::I64, vec![1], &bytes).unwrap()),
+        ];
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        let shard = Shard::open(&path).unwrap();
+        let refused = |name: &str, of_type: &str| {
+            let text = shard.weight(name).err().unwrap().to_string();
+            let expected =
+                format!("x.safetensors: tensor {name} is of type {of_type}: weights are F16, BF16, F32 or F64");
+            assert!(text.ends_with(&expected), "{text}");
+        };
+        refused("eights", "F8_E4M3");
+        refused("bytes", "I8");
+        refused("count", "I64");
+        assert!(shard.read("eights").is_err() && shard.read("bytes").is_err());
+        assert_eq!(shard.read("count").unwrap().to_vec1::<i64>().unwrap(), [0]);
     }
 }

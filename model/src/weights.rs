@@ -26,6 +26,14 @@ pub trait Tensors: Send + Sync {
     /// # Errors
     /// A tensor that is missing or cannot be read.
     fn tensor(&self, name: &str) -> Result<Tensor>;
+
+    /// As [`Self::tensor`], of floating-point numbers where files are the source.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`]; [`Error::TensorType`].
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        self.tensor(name)
+    }
 }
 
 /// A view of a checkpoint below one prefix.
@@ -72,9 +80,19 @@ impl Tensors for Files {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.read(name, Shard::read)
+    }
+
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        self.read(name, Shard::weight)
+    }
+}
+
+impl Files {
+    fn read(&self, name: &str, read: impl Fn(&Shard, &str) -> Result<Tensor>) -> Result<Tensor> {
         let missing = || Error::MissingTensor { name: name.to_owned() };
         let (shard, _) = self.tensors.get(name).ok_or_else(missing)?;
-        let tensor = self.shards[*shard].read(name)?;
+        let tensor = read(&self.shards[*shard], name)?;
         files::check_finite(name, &tensor)?;
         Ok(tensor.to_device(&self.device)?)
     }
@@ -99,7 +117,8 @@ impl Weights {
     /// have, the last holds.
     ///
     /// # Errors
-    /// A file that cannot be read or is not safetensors. Later, of each tensor: one that cannot be read, a non-finite value.
+    /// A file that cannot be read or is not safetensors. Later, of each tensor: one that cannot be read or is of a type that holds no
+    /// weights, a non-finite value.
     pub fn load(paths: &[&Path], dtype: DType, device: &Device) -> Result<Self> {
         let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
         let mut tensors = BTreeMap::new();
@@ -151,7 +170,7 @@ impl Weights {
     /// The tensor `name`, which must have the shape `expected`.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::Shape`], [`Error::NonFinite`]; a file that cannot be read.
+    /// [`Error::MissingTensor`], [`Error::Shape`], [`Error::TensorType`], [`Error::NonFinite`]; a file that cannot be read.
     pub fn get(&self, expected: &[usize], name: &str) -> Result<Tensor> {
         let name = self.path(name);
         let got = self.tensors.shape(&name);
@@ -160,12 +179,11 @@ impl Weights {
             let expected = expected.to_vec();
             return Err(Error::Shape { name, got, expected });
         }
-        self.read(&name)
+        self.typed(&name, self.tensors.weight(&name)?)
     }
 
     /// The tensor of the full name `name`, in the type of this view.
-    fn read(&self, name: &str) -> Result<Tensor> {
-        let tensor = self.tensors.tensor(name)?;
+    fn typed(&self, name: &str, tensor: Tensor) -> Result<Tensor> {
         match self.dtype {
             Some(dtype) if tensor.dtype().is_float() && tensor.dtype() != dtype => {
                 let tensor = tensor.to_dtype(dtype)?;
@@ -197,13 +215,22 @@ impl Weights {
         self.tensors.shape(&self.path(name))
     }
 
+    /// Full name of every tensor of the checkpoint.
+    pub fn names(&self) -> Vec<String> {
+        self.tensors.names()
+    }
+
     /// Every tensor of the checkpoint, by full name.
     ///
     /// # Errors
     /// A tensor that cannot be read; [`Error::NonFinite`].
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let names = self.tensors.names().into_iter();
-        names.map(|name| Ok((name.clone(), self.read(&name)?))).collect()
+        let names = self.names().into_iter();
+        let typed = |name: String| {
+            let tensor = self.typed(&name, self.tensors.tensor(&name)?)?;
+            Ok((name, tensor))
+        };
+        names.map(typed).collect()
     }
 
     fn path(&self, name: &str) -> String {
@@ -231,12 +258,50 @@ struct Index {
 /// File names of a checkpoint's shards, sorted.
 ///
 /// # Errors
-/// An index that cannot be read or parsed.
+/// An index that cannot be read or parsed; [`Error::Config`] for a name that leads out of `dir`.
 pub fn shards(dir: &Path) -> Result<BTreeSet<String>> {
     let path = dir.join(INDEX);
     if !path.exists() {
         return Ok(BTreeSet::from([SINGLE.to_owned()]));
     }
     let index: Index = files::parse(&path, &files::read(&path)?)?;
-    Ok(index.weight_map.into_values().collect())
+    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
+    for shard in &shards {
+        files::check_name("weight_map", shard)?;
+    }
+    Ok(shards)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_outside_of_its_checkpoint_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |shard: &str| {
+            let index = serde_json::json!({"weight_map": {"a": shard}});
+            std::fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
+            shards(dir.path())
+        };
+        assert_eq!(
+            named("model-1.safetensors").unwrap(),
+            ["model-1.safetensors".to_owned()].into()
+        );
+        for shard in [
+            "../x.safetensors",
+            "a/x.safetensors",
+            "/x.safetensors",
+            "a\\x",
+            "..",
+            ".",
+            "",
+        ] {
+            let text = named(shard).err().unwrap().to_string();
+            assert!(
+                text.contains(&format!("weight_map is {shard}: must be a plain file name")),
+                "{text}"
+            );
+        }
+    }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use store::disk;
 
 use crate::night::files::read_json;
+pub use crate::train::pretrained::Pretrained;
 
 /// Name of the file.
 pub(crate) const FILE: &str = "training.json";
@@ -25,6 +26,9 @@ pub struct Record<S> {
     pub seconds: Option<f64>,
     /// Processors of the machine that did the last of them.
     pub cores: usize,
+    /// What the encoder started from, where not from fresh weights alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<Pretrained>,
 }
 
 impl<S: DeserializeOwned> Record<S> {
@@ -41,6 +45,7 @@ impl<S: DeserializeOwned> Record<S> {
 pub(crate) struct Stopwatch {
     start: Instant,
     before: Option<f64>,
+    pretrained: Option<Pretrained>,
 }
 
 impl Stopwatch {
@@ -53,7 +58,15 @@ impl Stopwatch {
         Self {
             start: Instant::now(),
             before: if steps == 0 { Some(0.0) } else { earlier() },
+            pretrained: None,
         }
+    }
+
+    /// Of a run whose encoder started from these weights.
+    #[must_use]
+    pub fn with_pretrained(mut self, pretrained: Option<Pretrained>) -> Self {
+        self.pretrained = pretrained;
+        self
     }
 
     /// Writes the record.
@@ -66,6 +79,7 @@ impl Stopwatch {
             steps,
             seconds: self.before.map(|before| before + self.start.elapsed().as_secs_f64()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            pretrained: self.pretrained.clone(),
         };
         disk::replace(&out.join(FILE), &serde_json::to_vec_pretty(&record)?)
     }

@@ -29,6 +29,11 @@ pub struct TrainSettings {
     #[arg(long, value_name = "HF_DIR")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
+    /// Weights to start the encoder from, as of self-supervised training: safetensors whose tensors have the encoder's names (of the trunk,
+    /// and of the projector where it has any). What it lacks starts fresh.
+    #[arg(long, value_name = "FILE")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_weights: Option<PathBuf>,
     /// Size of the vocabulary, special tokens included.
     #[arg(long, default_value_t = 1536)]
     pub vocabulary: usize,
@@ -233,6 +238,7 @@ impl TrainSettings {
         Self {
             seed: 7,
             base: None,
+            encoder_weights: None,
             vocabulary: 320,
             hidden: 16,
             mlp: 24,

@@ -6,6 +6,7 @@
 
 mod heads;
 pub(crate) mod language;
+pub(crate) mod pretrained;
 
 use std::path::Path;
 
@@ -32,6 +33,7 @@ use crate::settings::TrainSettings;
 use crate::train_data::{Told, TrainingData};
 use heads::{Heads, Views};
 use language::Language;
+use pretrained::Pretrained;
 
 /// Steps between two lines of progress in the log.
 const LOG_EVERY: u64 = 20;
@@ -58,6 +60,9 @@ pub fn run(
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     language::prepare(settings, out)?;
     let trainer = Trainer::open(settings, data, out)?;
+    if let Some(pretrained) = &trainer.pretrained {
+        eprintln!("{pretrained}");
+    }
     if trainer.train(out, stop)? == Ended::Stopped {
         return Ok(None);
     }
@@ -83,6 +88,8 @@ struct Trainer<'a> {
     params: Params,
     model: Meit,
     heads: Heads,
+    /// What the encoder started from, where not from fresh weights alone.
+    pretrained: Option<Pretrained>,
     language: Language,
     data: TrainingData,
     state: State,
@@ -110,7 +117,12 @@ impl<'a> Trainer<'a> {
     fn open(settings: &'a TrainSettings, data: &Corpus, out: &Path) -> anyhow::Result<Self> {
         let data = TrainingData::open(settings, data, out)?;
         let language = Language::open(settings, &data.tokenizer, out)?;
-        let (params, model, heads) = fresh_model(settings, &language, data.statements.len(), data.scp)?;
+        let Fresh {
+            params,
+            model,
+            heads,
+            pretrained,
+        } = Fresh::new(settings, &language, data.statements.len(), data.scp)?;
         let state = State {
             settings: settings.clone(),
             data_sha256: data.sha256.clone(),
@@ -123,6 +135,7 @@ impl<'a> Trainer<'a> {
             params,
             model,
             heads,
+            pretrained,
             language,
             data,
             state,
@@ -147,7 +160,7 @@ impl<'a> Trainer<'a> {
         };
         let total = settings.text_steps + settings.label_steps + settings.steps;
         let bar = progress_bar(total, state.step)?;
-        let stopwatch = Stopwatch::start(settings, state.step, out);
+        let stopwatch = Stopwatch::start(settings, state.step, out).with_pretrained(self.pretrained.clone());
         let order = |stage, told: &[Told], batch| -> anyhow::Result<Order> {
             let lengths = told.iter().map(|told| Ok(self.data.bare(told)?.ids.len()));
             Ok(Order::new(
@@ -386,38 +399,49 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn fresh_model(
-    settings: &TrainSettings,
-    language: &Language,
-    statements: usize,
-    scp: usize,
-) -> anyhow::Result<(Params, Meit, Heads)> {
-    let mut rng = step_rng(settings.seed, STAGE_INIT, 0);
-    let mut tensors = language.tensors(settings, &mut rng)?;
-    let morphology = model::init::morphology(settings.morphology(), &mut rng)?;
-    tensors.extend(
-        morphology
-            .into_iter()
-            .map(|(name, tensor)| (format!("encoder.{name}"), tensor)),
-    );
-    let sizes = heads::Sizes {
-        features: language.encoder.features(),
-        statements,
-        scp,
-        morphology: settings.morphology(),
-    };
-    tensors.extend(Heads::fresh(sizes)?);
-    let params = Params::new(&tensors)?;
-    let weights = params.weights();
-    let model = Meit::assemble(
-        &weights.pp("encoder"),
-        &language.encoder,
-        &weights.pp("decoder"),
-        &language.config,
-        &language.fusion,
-    )?;
-    let heads = Heads::load(&weights, sizes)?;
-    Ok((params, model, heads))
+/// What a run starts with.
+struct Fresh {
+    params: Params,
+    model: Meit,
+    heads: Heads,
+    pretrained: Option<Pretrained>,
+}
+
+impl Fresh {
+    fn new(settings: &TrainSettings, language: &Language, statements: usize, scp: usize) -> anyhow::Result<Self> {
+        let mut rng = step_rng(settings.seed, STAGE_INIT, 0);
+        let mut tensors = language.tensors(settings, &mut rng)?;
+        let weights = settings.encoder_weights.as_deref();
+        let pretrained = weights.map(|path| pretrained::lay_over(path, &mut tensors));
+        let morphology = model::init::morphology(settings.morphology(), &mut rng)?;
+        tensors.extend(
+            morphology
+                .into_iter()
+                .map(|(name, tensor)| (format!("encoder.{name}"), tensor)),
+        );
+        let sizes = heads::Sizes {
+            features: language.encoder.features(),
+            statements,
+            scp,
+            morphology: settings.morphology(),
+        };
+        tensors.extend(Heads::fresh(sizes)?);
+        let params = Params::new(&tensors)?;
+        let weights = params.weights();
+        let model = Meit::assemble(
+            &weights.pp("encoder"),
+            &language.encoder,
+            &weights.pp("decoder"),
+            &language.config,
+            &language.fusion,
+        )?;
+        Ok(Self {
+            heads: Heads::load(&weights, sizes)?,
+            params,
+            model,
+            pretrained: pretrained.transpose()?,
+        })
+    }
 }
 
 /// A line above the bar, or on standard error where there is no terminal.

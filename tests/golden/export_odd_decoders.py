@@ -5,7 +5,7 @@ Same layout as export_decoders.py, from which it takes the forward with the ECG 
 odd about them. One checkpoint is written in shards.
 
 usage: export_odd_decoders.py OUT_DIR [--seed N]
-needs: torch, transformers, safetensors; made with torch 2.15.0, transformers 5.23.0
+needs: torch, transformers, safetensors; made with torch 2.15.0, transformers 5.23.0 (gpt_neox-odd-rotary and gpt_neox-one-rotary: 5.24.0)
 """
 import argparse, os, torch
 import export_decoders as X
@@ -30,6 +30,13 @@ CASES = {
     "gpt_neox-full-rotary": ("gpt_neox", GPTNeoXConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=6,
                                                        intermediate_size=36, rotary_pct=1.0, hidden_act="gelu_new",
                                                        tie_word_embeddings=True, max_position_embeddings=40, **COMMON)),
+    # 3 of 12 dimensions and 1 of 4: an odd width turns one dimension more
+    "gpt_neox-odd-rotary": ("gpt_neox", GPTNeoXConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+                                                      intermediate_size=20, rotary_pct=0.25, max_position_embeddings=40,
+                                                      **COMMON)),
+    "gpt_neox-one-rotary": ("gpt_neox", GPTNeoXConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+                                                      intermediate_size=20, rotary_pct=0.25, use_parallel_residual=False,
+                                                      max_position_embeddings=40, **COMMON)),
     "gptj-full-rotary": ("gptj", GPTJConfig(n_embd=24, n_layer=2, n_head=3, rotary_dim=8, n_inner=20, n_positions=40,
                                             **COMMON)),
     "bloom-six-heads": ("bloom", BloomConfig(hidden_size=24, n_layer=2, n_head=6, **COMMON)),

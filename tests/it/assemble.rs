@@ -346,3 +346,122 @@ fn a_shard_that_changed_stops_the_bundle() {
     let error = Bundle::load(&made.out(), &Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("model-00002-of-00002.safetensors has sha256"), "{error}");
 }
+
+/// Names in the directory of what was made.
+fn left(made: &Made) -> Vec<String> {
+    let entries = std::fs::read_dir(made.dir.path()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[track_caller]
+fn check_refused(made: &Made, manifest: Manifest, named: &str) {
+    let parts = Parts {
+        base: &made.base,
+        encoder: &made.dir.path().join("encoder.safetensors"),
+        adapter: None,
+    };
+    let error = assemble(&parts, manifest, &made.out(), ServedWeights::F32)
+        .err()
+        .unwrap();
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    let text = format!("{error}: {source:?}");
+    assert!(text.contains(named), "{text}");
+}
+
+#[test]
+fn a_bundle_that_cannot_be_made_leaves_nothing_and_replaces_nothing() {
+    let (made, mut manifest) = parts(
+        &golden("decoders/gpt2-inverse-layer"),
+        &Fusion::default(),
+        resnet(Block::Basic),
+    );
+    std::fs::create_dir(made.out()).unwrap();
+    std::fs::write(made.out().join("notes"), "mine").unwrap();
+    check_refused(&made, manifest.clone(), "is there and not empty");
+    assert_eq!(std::fs::read_to_string(made.out().join("notes")).unwrap(), "mine");
+    std::fs::remove_dir_all(made.out()).unwrap();
+    // loads, but its 40 positions are too few for the prompt
+    let prompt = std::mem::replace(&mut manifest.prompt, "w1 ".repeat(60));
+    check_refused(&made, manifest.clone(), "40");
+    assert_eq!(left(&made), ["base", "encoder.safetensors"]);
+    manifest.prompt = prompt;
+    let encoder = made.dir.path().join("encoder.safetensors");
+    let bytes = std::fs::read(&encoder).unwrap();
+    std::fs::write(&encoder, &bytes[..bytes.len() - 1]).unwrap();
+    check_refused(&made, manifest, "incomplete metadata");
+    assert_eq!(left(&made), ["base", "encoder.safetensors"]);
+}
+
+/// Loads a bundle whose manifest was changed.
+#[track_caller]
+fn check_changed(made: &Made, change: impl FnOnce(&mut serde_json::Value), named: &str) {
+    let path = made.out().join(bundle::MANIFEST);
+    let before = std::fs::read(&path).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&before).unwrap();
+    change(&mut manifest);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let error = Bundle::load(&made.out(), &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains(named), "{error}");
+    std::fs::write(&path, before).unwrap();
+}
+
+#[test]
+fn a_bundle_whose_parts_do_not_fit_each_other_does_not_load_and_names_what() {
+    let vit = VitConfig {
+        width: 8,
+        layers: 1,
+        heads: 2,
+        mlp: 12,
+        patch: 50,
+        patches: 25,
+    };
+    let base = golden("decoders/mistral-window");
+    let (made, bundle) = make_of(&base, &Fusion::default(), None, Trunk::Vit1d(vit));
+    check_changed(
+        &made,
+        |m| m["clip_mv"] = 0.into(),
+        "clip_mv is 0: must be a finite number",
+    );
+    check_changed(
+        &made,
+        |m| m["encoder"]["leads"] = 11.into(),
+        "encoder.leads is 11: must be the 12 of lead_order",
+    );
+    check_changed(
+        &made,
+        |m| m["lead_order"][3] = m["lead_order"][7].clone(),
+        "each lead must be there once",
+    );
+    check_changed(
+        &made,
+        |m| m["encoder"]["decimation"] = 5.into(),
+        "encoder.trunk.patches is 25: 5000 samples with decimation 5 have 20 patches of 50",
+    );
+    for part in ["../bundle.json", "adapter/../../bundle.json", "/etc/hostname"] {
+        check_changed(&made, |m| m["parts"][part] = "0".into(), "must be a plain file name");
+    }
+    let path = made.out().join(bundle::TOKENIZER);
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    tokenizer["model"]["vocab"]["far"] = 500.into();
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    bundle::seal(&made.out(), bundle.manifest().clone()).unwrap();
+    let error = Bundle::load(&made.out(), &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("tokenizer.json has ids up to 500"), "{error}");
+}
+
+#[test]
+fn a_shard_outside_of_the_base_is_never_read() {
+    let (made, manifest) = parts(
+        &golden("decoders/mistral-window"),
+        &Fusion::default(),
+        resnet(Block::Basic),
+    );
+    let path = made.base.join("model.safetensors.index.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("model-00001", "../base/model-00001")).unwrap();
+    check_refused(&made, manifest, "must be a plain file name");
+}

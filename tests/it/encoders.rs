@@ -17,7 +17,7 @@ use pipeline::params::Params;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::golden::{error_max, largest, tensor};
+use crate::golden::{error_max, golden, largest, tensor};
 use crate::rig::{device, root};
 
 const TRUNKS: [&str; 3] = ["resnet1d-basic", "vim", "vit1d"];
@@ -25,8 +25,15 @@ const TRUNKS: [&str; 3] = ["resnet1d-basic", "vim", "vit1d"];
 const FRAMES_ERROR_MAX: f32 = 1e-5;
 const GRADIENT_ERROR_MAX: f32 = 1e-4;
 
+/// Those of MEIT_GOLDEN_DIR where it has any, the shipped ones otherwise.
 fn trunk(name: &str) -> PathBuf {
-    root().join("tests/golden/trunks").join(name)
+    let given = golden("trunks");
+    let trunks = if given.is_dir() {
+        given
+    } else {
+        root().join("tests/golden/trunks")
+    };
+    trunks.join(name)
 }
 
 fn config(path: &Path) -> EncoderConfig {

@@ -21,8 +21,11 @@ use crate::rig::{device, root};
 
 /// Accumulation order differs between the two libraries; both run in f32.
 pub const LOGITS_ERROR_MAX: f32 = 1e-4;
-/// Relative to a gradient's largest element.
-const GRADIENT_ERROR_MAX: f32 = 1e-2;
+/// Norm of a gradient's error over its own: of the trunk's tensors, and of the projector's. It is torch's, in f32: over 124 seeds its
+/// gradients differ from its own in f64 by up to 5.3e-2 and 5.8e-4, since a value next to a ReLU's kink may fall on either side.
+const GRADIENT_ERROR_MAX: [f32; 2] = [0.1, 2e-3];
+/// Norm below which a gradient counts as this: a bias before a batch norm has none but what rounding leaves.
+const GRADIENT_NORM_MIN: f32 = 0.1;
 
 pub fn golden(part: &str) -> PathBuf {
     let root = std::env::var_os("MEIT_GOLDEN_DIR").map_or_else(|| root().join("tests/golden"), PathBuf::from);
@@ -49,8 +52,10 @@ pub fn for_each(part: &str, check: impl Fn(&Path)) {
     directories.iter().for_each(|dir| check(dir));
 }
 
-pub fn load(part: &str) -> Weights {
-    Weights::load(&[&golden(part)], DType::F32, &device()).unwrap()
+/// Tensors as a file has them, token ids and lengths too.
+pub fn read(path: &Path) -> Weights {
+    let tensors = candle_core::safetensors::load(path, &device()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Weights::new(tensors.into_iter().collect())
 }
 
 pub fn tensor(w: &Weights, name: &str) -> Tensor {
@@ -79,6 +84,12 @@ pub fn largest(t: &Tensor) -> f32 {
     magnitudes.max(0).unwrap().to_scalar::<f32>().unwrap()
 }
 
+/// Root of the sum of squares.
+pub fn norm(t: &Tensor) -> f32 {
+    let squares = t.sqr().unwrap().sum_all().unwrap();
+    squares.to_scalar::<f32>().unwrap().sqrt()
+}
+
 struct Trunk {
     weights: Weights,
     io: Weights,
@@ -87,9 +98,9 @@ struct Trunk {
 
 impl Trunk {
     fn open() -> Self {
-        let io = load("encoder/io.safetensors");
+        let io = read(&golden("encoder/io.safetensors"));
         Self {
-            weights: load("encoder/encoder.safetensors"),
+            weights: read(&golden("encoder/encoder.safetensors")),
             x: tensor(&io, "x"),
             io,
         }
@@ -163,13 +174,9 @@ fn encoder_training_step_equals_pytorch_in_output_gradient_and_running_statistic
         }
         let expected = tensor(&trunk.io, &format!("grad.{name}"));
         let got = narrow(grads.get(var).unwrap_or_else(|| panic!("no gradient for {name}")));
-        let scale = largest(&expected);
-        let error = error_max(&got, &expected);
-        eprintln!("grad {name}: error {error} at scale {scale}");
-        assert!(
-            error <= GRADIENT_ERROR_MAX * scale.max(1e-3),
-            "grad {name}: error {error} at scale {scale}"
-        );
+        let error = norm(&(&got - &expected).unwrap()) / norm(&got).max(GRADIENT_NORM_MIN);
+        let limit = GRADIENT_ERROR_MAX[usize::from(name.starts_with("projector."))];
+        assert!(error <= limit, "grad {name}: error {error} of its norm");
         compared += 1;
     }
     assert!(compared >= 6, "only {compared} gradients were compared");

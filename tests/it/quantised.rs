@@ -48,6 +48,11 @@ fn logits(decoder: &Decoder) -> Tensor {
         .unwrap()
 }
 
+/// Weight of the dense decoder's head.
+fn logits_head() -> Tensor {
+    decoder(None).tensor("lm_head.weight").unwrap().clone()
+}
+
 /// Largest difference over the largest logit.
 fn error(got: &Tensor, expected: &Tensor) -> f32 {
     error_max(got, expected) / largest(expected)
@@ -90,4 +95,41 @@ fn training_through_a_quantised_weight_is_an_error() {
     let ecg = Var::from_tensor(&ecg()).unwrap();
     let error = quantised.prefix(ecg.as_tensor()).err().unwrap().to_string();
     assert!(error.contains("never trains"), "{error}");
+}
+
+#[test]
+fn a_base_weight_beside_an_adapter_is_not_compared_with_a_quantised_one() {
+    let config = AdapterConfig::new(2, 4.0, Targets::Names(vec!["lm_head".to_owned()]));
+    let own = logits_head();
+    let with = |blocks, name: &str, tensor: Tensor| {
+        let base = decoder(blocks);
+        let fresh = Adapter::fresh(config.clone(), &base, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+        let mut tensors = fresh.tensors().unwrap();
+        tensors.insert(format!("base_model.model.{name}"), tensor);
+        let adapter = Adapter::new(config.clone(), &tensors, &base);
+        adapter.err().map(|error| error.to_string())
+    };
+    let stored = "lm_head.base_layer.weight";
+    let other = (&own + 1.0).unwrap();
+    assert_eq!(with(None, stored, own.clone()), None);
+    assert!(
+        with(None, stored, other.clone())
+            .unwrap()
+            .contains("not the one of this base")
+    );
+    for kind in [GgmlDType::Q8_0, GgmlDType::Q4K] {
+        assert_eq!(with(Some(kind), stored, own.clone()), None);
+        assert_eq!(with(Some(kind), stored, other.clone()), None);
+        let cut = own.narrow(0, 0, 3).unwrap();
+        assert!(
+            with(Some(kind), stored, cut)
+                .unwrap()
+                .contains("not the one of this base")
+        );
+        let unknown = with(Some(kind), "lm_head.extra.weight", own.clone()).unwrap();
+        assert!(
+            unknown.contains("lm_head.extra.weight belongs to no module"),
+            "{unknown}"
+        );
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use clap::Parser as _;
 use model::backbone::BackboneConfig;
-use model::bundle::Bundle;
+use model::bundle::{self, Bundle};
 use model::fusion::Fusion;
 use model::generate::DecodeOptions;
 use model::lora::Adaptable;
@@ -96,6 +96,47 @@ fn a_run_from_a_language_model_trains_it_and_writes_a_bundle_that_drafts() {
         assert_eq!(train::run(&settings, &data, &killed, &|step| step == 7).unwrap(), None);
         assert_eq!(train::run(&settings, &data, &killed, &|_| false).unwrap(), id, "{base}");
     }
+}
+
+#[test]
+fn an_encoder_that_was_trained_before_is_where_a_run_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dataset(dir.path());
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    train::run(&settings(), &data, &first, &|_| false).unwrap().unwrap();
+    // no step of the second run moves the encoder
+    let frozen = TrainSettings {
+        seed: 8,
+        encoder_weights: Some(first.join(bundle::ENCODER)),
+        label_steps: 0,
+        steps: 1,
+        projector_lr: 0.0,
+        encoder_lr: 0.0,
+        ..settings()
+    };
+    train::run(&frozen, &data, &second, &|_| false).unwrap().unwrap();
+    let trunk = |dir: &Path| {
+        let tensors = candle_core::safetensors::load(dir.join(bundle::ENCODER), &Device::Cpu).unwrap();
+        let stem = tensors["conv1.weight"].to_dtype(DType::F32).unwrap();
+        stem.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(trunk(&first), trunk(&second));
+    let record = std::fs::read(second.join("training.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let taken = &record["pretrained"];
+    assert_eq!(taken["fresh"], 0, "{record}");
+    assert!(
+        taken["taken"].as_u64().unwrap() > 20 && taken["left_out"].as_u64().unwrap() > 0,
+        "{record}"
+    );
+    assert_eq!(
+        taken["sha256"],
+        Bundle::load(&first, &Device::Cpu)
+            .unwrap()
+            .lineage()
+            .encoder_sha256
+            .as_str()
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `meit-node bundle`: makes, checks and shows bundles.
 //!
-//! Place: before a node is started; reads and writes files alone. Invariant: what `create` leaves behind was loaded once, and
-//! `verify` loads as the node does.
+//! Place: before a node is started; reads and writes files alone. Invariant: what `create` leaves behind was loaded once and drafted,
+//! and `verify` loads as the node does and drafts.
 
 use std::path::PathBuf;
 
@@ -14,6 +14,7 @@ use model::bundle::{Bundle, DECODER_CONFIG, Manifest};
 use model::config::EncoderConfig;
 use model::fusion::Fusion;
 use model::served::ServedWeights;
+use model::smoke;
 use model::weights::Weights;
 
 /// What to do with a bundle.
@@ -21,7 +22,7 @@ use model::weights::Weights;
 pub enum Command {
     /// Makes a bundle of a Hugging Face checkpoint, an encoder and, where given, an adapter.
     Create(Create),
-    /// Loads a bundle as the node does, hashes and shapes checked, and prints its id.
+    /// Loads a bundle as the node does, hashes and shapes checked, drafts the first tokens of a synthetic ECG, and prints its id.
     Verify(Existing),
     /// Prints a bundle's manifest with its id, its decoder and its adapter.
     Show(Existing),
@@ -74,7 +75,7 @@ pub struct Create {
     /// Millivolts beyond which the input is clipped.
     #[arg(long, default_value_t = 5.0)]
     clip_mv: f32,
-    /// Directory of the new bundle.
+    /// Directory of the new bundle; must be missing or empty.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -83,12 +84,14 @@ pub struct Create {
 
 impl Command {
     /// # Errors
-    /// A part that cannot be read or written; a bundle that does not load.
+    /// A part that cannot be read or written; a bundle that does not load or draft.
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Create(create) => create.run(),
             Command::Verify(existing) => {
-                println!("{}", load(&existing)?.id());
+                let bundle = load(&existing)?;
+                smoke::check(bundle.drafting()).with_context(|| format!("draft with bundle {}", bundle.id()))?;
+                println!("{}", bundle.id());
                 Ok(())
             }
             Command::Show(existing) => show(&load(&existing)?),

@@ -19,7 +19,6 @@ mod ledger;
 pub mod metrics;
 pub mod settings;
 pub mod slot;
-mod smoke;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use model::bundle::{Bundle, Lineage};
 use model::generate::DecodeOptions;
 use model::registry::{Champion, generation, generation_key};
 use model::served::ServedWeights;
+use model::smoke;
 use model::validate::validate;
 use serde::{Deserialize, Serialize};
 use service::shutdown::Shutdown;
@@ -29,7 +30,6 @@ use crate::canary::{Canary, CanaryLimits};
 use crate::drafter::{BundleDrafter, Drafter};
 use crate::metrics::Metrics;
 use crate::slot::Slot;
-use crate::smoke;
 
 /// Section `node.watch`.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -199,6 +199,28 @@ impl EncoderConfig {
         }
     }
 
+    /// # Errors
+    /// [`Error::Config`] where a trunk of patches has positions for another number of them than `samples` of a recording give.
+    pub fn check_samples(&self, samples: usize) -> Result<()> {
+        let (patch, patches) = match &self.trunk {
+            Trunk::Resnet1d(_) => return Ok(()),
+            Trunk::Vit1d(v) => (v.patch, v.patches),
+            Trunk::Vim(v) => (v.patch, v.patches),
+        };
+        let given = samples / self.decimation / patch;
+        if given == patches {
+            return Ok(());
+        }
+        Err(Error::Config {
+            key: "encoder.trunk.patches",
+            value: patches.to_string(),
+            bound: format!(
+                "{samples} samples with decimation {} have {given} patches of {patch}",
+                self.decimation
+            ),
+        })
+    }
+
     /// The config of a reference-shaped ResNet (stem kernel from its weight, stride 2, no decimation), with sizes
     /// read from the tensors' shapes.
     ///

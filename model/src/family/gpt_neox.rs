@@ -21,6 +21,7 @@ pub(super) struct Config {
     attention_bias: Option<bool>,
     tie_word_embeddings: Option<bool>,
     rope_parameters: Option<RopeParameters>,
+    max_position_embeddings: Option<usize>,
     /// transformers 4 writes these three instead of `rope_parameters`.
     rope_scaling: Option<RopeParameters>,
     rotary_pct: Option<f64>,
@@ -39,7 +40,9 @@ pub(super) fn architecture(c: Config) -> Result<Architecture> {
         .or(c.rotary_emb_base)
         .unwrap_or(10_000.0);
     let dims = (head_dim as f64 * share) as usize;
-    let rope = Rope::scaled(dims, theta, Pairs::Halves, newer.or(c.rope_scaling.as_ref()))?;
+    let scaling = newer.or(c.rope_scaling.as_ref());
+    let positions_max = c.max_position_embeddings.unwrap_or(2048);
+    let rope = Rope::scaled(dims, theta, Pairs::Halves, scaling, positions_max)?;
     let bias = c.attention_bias.unwrap_or(true);
     Ok(Architecture {
         model_type: "gpt_neox".to_owned(),

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use crate::architecture::{Activation, Architecture, Biases, Names, Norm, Orientation, Positions, Qkv, Residual};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rotary::{Pairs, Rope};
 
 #[derive(Deserialize)]
@@ -14,6 +14,8 @@ pub(super) struct Config {
     n_embd: usize,
     n_layer: usize,
     n_head: usize,
+    /// Left out means the default; null is another function in transformers, which is not done here.
+    #[serde(default = "rotary_dim_default")]
     rotary_dim: Option<usize>,
     n_inner: Option<usize>,
     activation_function: Option<String>,
@@ -21,8 +23,19 @@ pub(super) struct Config {
     tie_word_embeddings: Option<bool>,
 }
 
+#[allow(clippy::unnecessary_wraps)] // serde's default must have the field's type
+fn rotary_dim_default() -> Option<usize> {
+    Some(64)
+}
+
 pub(super) fn architecture(c: Config) -> Result<Architecture> {
     let head_dim = super::head_dim(c.n_embd, c.n_head)?;
+    let even = c.rotary_dim.filter(|dims| dims.is_multiple_of(2));
+    let rotary_dim = even.ok_or_else(|| Error::Config {
+        key: "rotary_dim",
+        value: c.rotary_dim.map_or("null".to_owned(), |dims| dims.to_string()),
+        bound: "must be an even number; left out it is 64".to_owned(),
+    })?;
     let tied = c.tie_word_embeddings.unwrap_or(false);
     Ok(Architecture {
         model_type: "gptj".to_owned(),
@@ -39,7 +52,7 @@ pub(super) fn architecture(c: Config) -> Result<Architecture> {
             affine: true,
         },
         residual: Residual::Parallel,
-        positions: Positions::Rotary(Rope::new(c.rotary_dim.unwrap_or(head_dim), 10_000.0, Pairs::Neighbours)),
+        positions: Positions::Rotary(Rope::new(rotary_dim, 10_000.0, Pairs::Neighbours)),
         activation: Activation::parse(c.activation_function.as_deref().unwrap_or("gelu_new"))?,
         biases: Biases {
             qkv: false,

@@ -23,6 +23,7 @@ pub(super) struct Config {
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     tie_word_embeddings: Option<bool>,
+    max_position_embeddings: Option<usize>,
     rope_theta: Option<f64>,
     rope_scaling: Option<RopeParameters>,
     /// transformers 5 writes theta and scaling here.
@@ -44,9 +45,11 @@ fn window_default() -> Option<usize> {
 }
 
 const MISTRAL_KV_HEADS_DEFAULT: usize = 8;
+const MISTRAL_POSITIONS_DEFAULT: usize = 131_072;
 
 pub(super) fn mistral(mut c: MistralConfig) -> Result<Architecture> {
     c.llama.num_key_value_heads.get_or_insert(MISTRAL_KV_HEADS_DEFAULT);
+    c.llama.max_position_embeddings.get_or_insert(MISTRAL_POSITIONS_DEFAULT);
     architecture(c.llama, c.sliding_window)
 }
 
@@ -57,7 +60,9 @@ pub(super) fn architecture(c: Config, window: Option<usize>) -> Result<Architect
     };
     let newer = c.rope_parameters.as_ref();
     let theta = newer.and_then(|p| p.rope_theta).or(c.rope_theta).unwrap_or(10_000.0);
-    let rope = Rope::scaled(head_dim, theta, Pairs::Halves, newer.or(c.rope_scaling.as_ref()))?;
+    let scaling = newer.or(c.rope_scaling.as_ref());
+    let positions_max = c.max_position_embeddings.unwrap_or(2048);
+    let rope = Rope::scaled(head_dim, theta, Pairs::Halves, scaling, positions_max)?;
     let attention_bias = c.attention_bias.unwrap_or(false);
     Ok(Architecture {
         model_type: c.model_type,

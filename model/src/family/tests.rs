@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::MODEL_TYPES;
 use crate::architecture::{Activation, Architecture, Norm, Positions, Residual};
+use crate::backbone::BackboneConfig;
 use crate::rotary::{Pairs, Rope, RopeParameters};
 
 fn read(json: &Value) -> Architecture {
@@ -99,7 +100,7 @@ fn llama_2_and_3_1_of_transformers_4() {
     let a = read(&three);
     check_sizes(&a, 4096, 11008, 32, (32, 8, 128));
     let scaling: RopeParameters = serde_json::from_value(three["rope_scaling"].clone()).expect("parameters");
-    let rope = Rope::scaled(128, 500_000.0, Pairs::Halves, Some(&scaling)).expect("a known kind");
+    let rope = Rope::scaled(128, 500_000.0, Pairs::Halves, Some(&scaling), 2048).expect("a known kind");
     assert_ne!(rope, Rope::new(128, 500_000.0, Pairs::Halves));
     assert_eq!(a.positions, Positions::Rotary(rope));
 }
@@ -135,4 +136,101 @@ fn what_is_not_done_is_an_error_with_key_value_and_bound() {
     llama["hidden_act"] = json!("silu");
     llama["num_attention_heads"] = json!(5);
     assert!(error(&llama).contains("must divide the hidden size, 24"));
+    llama["num_attention_heads"] = json!(0);
+    llama["head_dim"] = json!(8);
+    assert_eq!(error(&llama), "config key num_attention_heads is 0: at least 1");
+}
+
+#[test]
+fn a_quantised_checkpoint_is_refused_with_its_method() {
+    for model_type in MODEL_TYPES.into_iter().chain(["t5"]) {
+        let json = json!({"model_type": model_type, "quantization_config": {"quant_method": "fp8"}});
+        let error = BackboneConfig::from_json(&json).expect_err("an error").to_string();
+        assert!(
+            error.contains("quantization_config is fp8: quantised checkpoints are not read"),
+            "{error}"
+        );
+    }
+}
+
+#[track_caller]
+fn refused(json: &Value, expected: &str) {
+    let error = Architecture::from_json(json).expect_err("an error").to_string();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn rotary_widths_round_up_to_pairs_as_in_transformers_or_are_refused() {
+    // the golden decoders hold what odd widths compute; this holds which there are
+    let neox = |hidden: usize, share: f64| {
+        json!({"model_type": "gpt_neox", "vocab_size": 9, "hidden_size": hidden, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "intermediate_size": 8, "rotary_pct": share})
+    };
+    for (hidden, share, dims) in [(4, 0.25, 2), (6, 0.25, 2), (12, 0.25, 4), (10, 0.5, 6), (8, 1.0, 8)] {
+        let Positions::Rotary(rope) = read(&neox(hidden, share)).positions else {
+            panic!("rotary positions");
+        };
+        assert_eq!(rope.dims(), dims, "{share} of {hidden}");
+    }
+    refused(&neox(3, 0.25), "rotary_dim is 0");
+    refused(
+        &neox(5, 1.0),
+        "rotary_dim is 6: dimensions that turn, in pairs, must be 2 to the head dimension, 5",
+    );
+    refused(&neox(8, 1.5), "rotary_dim is 12");
+}
+
+#[test]
+fn gptj_turns_64_dimensions_unless_it_says_another_even_number() {
+    let mut json = json!({"model_type": "gptj", "vocab_size": 9, "n_embd": 160, "n_layer": 1, "n_head": 2});
+    let turning = |json: &Value| read(json).positions;
+    let rope = |dims| Positions::Rotary(Rope::new(dims, 10_000.0, Pairs::Neighbours));
+    assert_eq!(turning(&json), rope(64));
+    json["rotary_dim"] = json!(6);
+    assert_eq!(turning(&json), rope(6));
+    for (value, named) in [
+        (Value::Null, "null"),
+        (json!(7), "7"),
+        (json!(0), "0"),
+        (json!(82), "82"),
+    ] {
+        json["rotary_dim"] = value;
+        refused(&json, &format!("rotary_dim is {named}"));
+    }
+}
+
+#[test]
+fn llama3_scaling_takes_the_configs_own_positions_and_names_what_it_lacks() {
+    let scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    let llama = |scaling: &Value| {
+        json!({"model_type": "llama", "vocab_size": 9, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "max_position_embeddings": 64, "rope_theta": 500.0, "rope_scaling": scaling})
+    };
+    let with = |key: &str, value: Value| {
+        let mut scaling = scaling.clone();
+        scaling[key] = value;
+        llama(&scaling)
+    };
+    let original = |positions: usize| read(&with("original_max_position_embeddings", json!(positions))).positions;
+    assert_eq!(read(&llama(&scaling)).positions, original(64));
+    assert_ne!(original(64), original(8192));
+    for key in ["factor", "low_freq_factor", "high_freq_factor"] {
+        refused(&with(key, Value::Null), &format!("{key} is missing"));
+        refused(
+            &with(key, json!(0.0)),
+            &format!("{key} is 0: must be a finite number above 0"),
+        );
+    }
+    refused(
+        &with("high_freq_factor", json!(0.5)),
+        "high_freq_factor is 0.5: must be above low_freq_factor, 1",
+    );
+    refused(
+        &with("original_max_position_embeddings", json!(0)),
+        "original_max_position_embeddings is 0",
+    );
+    refused(&llama(&json!({"rope_type": "linear"})), "factor is missing");
+    let mut theta = llama(&Value::Null);
+    theta["rope_theta"] = json!(-1.0);
+    refused(&theta, "rope_theta is -1");
 }

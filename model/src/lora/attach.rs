@@ -53,6 +53,14 @@ pub trait Adaptable: Clone {
         }
     }
 
+    /// (O, I) of a weight that [`Self::tensor`] cannot give, since its layer is quantised.
+    fn quantised_weight(&self, name: &str) -> Option<(usize, usize)> {
+        let module = name.strip_suffix(".weight")?;
+        let projection = self.projections().into_iter().find(|p| p.name() == module)?;
+        let linear = projection.linear();
+        linear.weight().is_none().then(|| linear.dims().ok()).flatten()
+    }
+
     /// This model with `adapter` in every row, instead of any that it had.
     fn with_adapter(&self, adapter: &Adapter) -> Self {
         let mut model = self.clone();

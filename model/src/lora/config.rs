@@ -1,7 +1,8 @@
 //! adapter_config.json as peft writes it, and which modules it means.
 //!
 //! Place: beside an adapter's tensors. Invariant: a setting that changes the result and that this crate does not do is an
-//! error, never ignored. Source: peft's LoraConfig, check_target_module_exists and get_pattern_key.
+//! error, never ignored, and so is one that this crate does not know. Source: peft 0.21's LoraConfig, check_target_module_exists and
+//! get_pattern_key.
 
 use std::fmt;
 
@@ -16,7 +17,10 @@ use crate::error::{Error, Result};
 /// Means every linear layer but the output head.
 const ALL_LINEAR: &str = "all-linear";
 /// Settings of other methods than plain LoRA; each must be absent, null, false or empty.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 16] = [
+    // of peft's first versions
+    "enable_lora",
+    "merge_weights",
     "use_dora",
     "use_qalora",
     "use_bdlora",
@@ -31,6 +35,26 @@ const FOREIGN: [&str; 14] = [
     "monteclora_config",
     "velora_config",
     "ensure_weight_tying",
+];
+
+/// How the factors started. Where it changed the base's weights, the adapter says nothing without them.
+const INIT: &str = "init_lora_weights";
+/// Starts that left the base as it was.
+const INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+/// Settings that change no result of a trained adapter: where it came from, and how a start that [`INIT`] names was made.
+const HARMLESS: [&str; 12] = [
+    INIT,
+    "auto_mapping",
+    "peft_version",
+    "revision",
+    "megatron_config",
+    "megatron_core",
+    "runtime_config",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
 ];
 
 /// What an adapter changes, and how strongly.
@@ -149,16 +173,63 @@ impl AdapterConfig {
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return fail("lora_dropout", self.lora_dropout.to_string(), "must be in 0..1");
         }
-        for key in FOREIGN {
-            let value = self.other.get(key).unwrap_or(&Value::Null);
-            let unset = match value {
-                Value::Null | Value::Bool(false) => true,
-                Value::Array(items) => items.is_empty(),
-                Value::Object(items) => items.is_empty(),
-                _ => false,
+        if matches!(self.target_modules, Targets::Pattern(_)) {
+            // as peft refuses them, all-linear included
+            let bound = "must be null where target_modules is no list";
+            if let Some(layers) = &self.layers_to_transform {
+                return fail("layers_to_transform", format!("{layers:?}"), bound);
+            }
+            if let Some(pattern) = &self.layers_pattern {
+                return fail("layers_pattern", format!("{pattern:?}"), bound);
+            }
+        }
+        let limits = |pattern: &Targets| match pattern {
+            Targets::Pattern(pattern) => !pattern.is_empty(),
+            Targets::Names(patterns) => !patterns.is_empty(),
+        };
+        if self.layers_to_transform.is_none() && self.layers_pattern.as_ref().is_some_and(limits) {
+            return fail(
+                "layers_to_transform",
+                "null".to_owned(),
+                "must be given beside layers_pattern",
+            );
+        }
+        self.validate_other()
+    }
+
+    /// What peft knows beside the fields.
+    fn validate_other(&self) -> Result<()> {
+        for (key, value) in &self.other {
+            let fail = |key, bound: String| {
+                let value = value.to_string();
+                Err(Error::Config { key, value, bound })
             };
-            if !unset {
-                return fail(key, value.to_string(), "must be unset: only plain LoRA is done here");
+            if let Some(&key) = FOREIGN.iter().find(|known| *known == key) {
+                let unset = match value {
+                    Value::Null | Value::Bool(false) => true,
+                    Value::Array(items) => items.is_empty(),
+                    Value::Object(items) => items.is_empty(),
+                    _ => false,
+                };
+                if !unset {
+                    return fail(key, "must be unset: only plain LoRA is done here".to_owned());
+                }
+            } else if key == INIT {
+                let known = match value {
+                    Value::Null | Value::Bool(_) => true,
+                    Value::String(kind) => INITS.contains(&kind.to_lowercase().as_str()),
+                    _ => false,
+                };
+                if !known {
+                    let bound = "must be true, false, gaussian, eva or orthogonal: others belong to a base that they changed, or train in \
+                                 another way; peft converts some (path_initial_model_for_weight_conversion)";
+                    return fail(INIT, bound.to_owned());
+                }
+            } else if !HARMLESS.contains(&key.as_str()) {
+                return Err(Error::UnknownKey {
+                    key: key.clone(),
+                    value: value.to_string(),
+                });
             }
         }
         Ok(())
@@ -406,6 +477,68 @@ mod tests {
         config.use_rslora = true;
         assert_eq!(config.scale(up)?, 5.5 / 2.0);
         Ok(())
+    }
+
+    #[track_caller]
+    fn refused(json: serde_json::Value, expected: &str) {
+        let error = config(json).validate().expect_err("an error").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn starts_that_changed_the_base_are_refused_and_those_that_left_it_are_not() -> Result<()> {
+        for kind in ["pissa", "pissa_niter_16", "olora", "loftq", "corda", "lora_ga", "mica"] {
+            refused(
+                serde_json::json!({"init_lora_weights": kind}),
+                &format!("init_lora_weights is \"{kind}\""),
+            );
+        }
+        for start in [
+            serde_json::json!(true),
+            serde_json::json!(false),
+            serde_json::json!("gaussian"),
+            serde_json::json!("eva"),
+            serde_json::json!("orthogonal"),
+            Value::Null,
+        ] {
+            config(serde_json::json!({"init_lora_weights": start})).validate()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_key_that_nobody_knows_is_refused_and_the_harmless_ones_of_peft_are_not() -> Result<()> {
+        refused(
+            serde_json::json!({"use_sparse": true}),
+            "adapter_config.json has use_sparse, true",
+        );
+        refused(
+            serde_json::json!({"merge_weights": true}),
+            "merge_weights is true: must be unset",
+        );
+        let harmless = serde_json::json!({"peft_version": "0.21.2", "auto_mapping": null, "revision": "main", "loftq_config": {},
+            "eva_config": {"rho": 2.0}, "qalora_group_size": 16, "megatron_core": "megatron.core", "merge_weights": false});
+        config(harmless).validate()
+    }
+
+    #[test]
+    fn layers_of_a_pattern_are_refused_as_in_peft() {
+        for pattern in ["all-linear", ".*q_proj"] {
+            for layers in [serde_json::json!([1]), serde_json::json!(1), serde_json::json!([])] {
+                refused(
+                    serde_json::json!({"target_modules": pattern, "layers_to_transform": layers}),
+                    "layers_to_transform is",
+                );
+            }
+            refused(
+                serde_json::json!({"target_modules": pattern, "layers_pattern": "h"}),
+                "layers_pattern is",
+            );
+        }
+        refused(
+            serde_json::json!({"target_modules": ["q_proj"], "layers_pattern": ["h"]}),
+            "layers_to_transform is null",
+        );
     }
 
     #[test]

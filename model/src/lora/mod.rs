@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::layers::{Linear, wide};
 use crate::projection::Share;
+use crate::shard::Shard;
 
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
@@ -54,13 +55,15 @@ impl Adapter {
     pub fn load(dir: &Path, base: &impl Adaptable) -> Result<Self> {
         let (config_path, weights_path) = (dir.join(ADAPTER_CONFIG), dir.join(ADAPTER_WEIGHTS));
         let config_bytes = files::read(&config_path)?;
-        let weights_bytes = files::read(&weights_path)?;
         let config: AdapterConfig = files::parse(&config_path, &config_bytes)?;
-        let tensors: BTreeMap<String, Tensor> = candle_core::safetensors::load_buffer(&weights_bytes, &Device::Cpu)?
-            .into_iter()
-            .collect();
+        let file = Shard::open(&weights_path)?;
+        let names = file.shapes().into_keys();
+        let tensors: BTreeMap<String, Tensor> = names
+            .map(|name| Ok((name.clone(), file.weight(&name)?)))
+            .collect::<Result<_>>()?;
         let mut adapter = Self::new(config, &tensors, base)?;
-        let digest = Sha256::new().chain_update(config_bytes).chain_update(weights_bytes);
+        let digest = Sha256::new().chain_update(config_bytes);
+        let digest = digest.chain_update(files::read(&weights_path)?);
         adapter.sha256 = Some(files::hex(&digest.finalize()));
         Ok(adapter)
     }
@@ -200,11 +203,16 @@ impl Adapter {
     }
 }
 
-/// peft saves the base's own embedding or head beside an adapter that targets the head; it must be what the base is.
+/// peft saves the base's own embedding or head beside an adapter that targets the head; it must be what the base is. A layer that is
+/// quantised has no weight left to compare with: there the shape alone must be the base's.
 fn check_base_copy(name: &str, path: &str, tensor: &Tensor, base: &impl Adaptable) -> Result<()> {
     let stored = path.replace(".base_layer.", ".");
     let Some(own) = base.tensor(&stored) else {
-        return Err(Error::UnknownTensor { name: name.to_owned() });
+        return match base.quantised_weight(&stored) {
+            Some((outputs, inputs)) if tensor.dims() == [outputs, inputs] => Ok(()),
+            Some(_) => Err(Error::OtherBase { name: name.to_owned() }),
+            None => Err(Error::UnknownTensor { name: name.to_owned() }),
+        };
     };
     let tensor = tensor.to_dtype(own.dtype())?.to_device(own.device())?;
     let same =

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::names::Names;
-use crate::architecture::{Activation, Norm};
+use crate::architecture::{Activation, Norm, check_plain};
 use crate::error::{Error, Result};
 
 /// Values of `model_type` that load.
@@ -77,6 +77,7 @@ impl Seq2SeqConfig {
     /// # Errors
     /// A `model_type` that is not in [`MODEL_TYPES`]; a key that is missing or of another type; a value outside its bound.
     pub fn from_json(json: &Value) -> Result<Self> {
+        check_plain(json)?;
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
         let config = match model_type {
             "bart" => bart(parse(json)?)?,

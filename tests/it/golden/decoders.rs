@@ -15,7 +15,7 @@ use model::mode::Mode;
 use model::prefix::EcgPrefix;
 use model::weights::Weights;
 
-use super::{LOGITS_ERROR_MAX, error_max, steps_equal, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, read, steps_equal, tensor};
 use crate::differences::Differences;
 use crate::rig::{device, root};
 
@@ -33,7 +33,7 @@ impl Golden {
     fn open(dir: &Path) -> Self {
         let architecture = Architecture::read(&dir.join("config.json")).unwrap();
         let weights = Weights::load_checkpoint(dir, DType::F32, &device()).unwrap();
-        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &device()).unwrap();
+        let io = read(&dir.join("io.safetensors"));
         Self {
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
             decoder: Decoder::load(&weights, &architecture).unwrap(),

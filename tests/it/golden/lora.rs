@@ -17,12 +17,17 @@ use model::weights::Weights;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{LOGITS_ERROR_MAX, error_max, largest, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, largest, norm, read, tensor};
 
-use crate::rig::device;
+use crate::rig::{copy, device};
 
 /// torch's and candle's sums differ in their order.
 const LOSS_ERROR_MAX: f32 = 1e-4;
+/// Relative to a gradient's largest element; 2e-4 at most over 24 seeds.
+const GRADIENT_ERROR_MAX: f32 = 1e-3;
+/// Norm of the error over that of the weights. Adam divides by the gradient's size, so the error of a tiny gradient becomes one of a
+/// step: over 24 seeds one element of one tensor was off by 2e-3, others by 3e-4 at most.
+const AFTER_ERROR_MAX: f32 = 1e-2;
 const STEPS: usize = 6;
 
 struct Golden {
@@ -37,7 +42,7 @@ impl Golden {
     fn open(dir: &Path) -> Self {
         let architecture = Architecture::read(&dir.join("config.json")).unwrap();
         let weights = Weights::load_checkpoint(dir, DType::F32, &device()).unwrap();
-        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &device()).unwrap();
+        let io = read(&dir.join("io.safetensors"));
         Self {
             dir: dir.to_owned(),
             decoder: Decoder::load(&weights, &architecture).unwrap(),
@@ -159,16 +164,20 @@ fn six_training_steps_equal_torch_in_losses_first_gradients_and_weights() {
             let grads = loss.backward().unwrap();
             for (name, var) in vars.iter().filter(|_| step == 0) {
                 let expected = tensor(&golden.io, &format!("grad0.{name}"));
-                let limit = 1e-4 * largest(&expected).max(1e-2);
+                let limit = GRADIENT_ERROR_MAX * largest(&expected).max(1e-2);
                 check(golden, grads.get(var).unwrap(), &expected, limit, name);
             }
             let lr = tensor(&golden.io, &format!("lr_{step}")).to_scalar::<f32>().unwrap();
             adam.step(&vars, &grads, f64::from(lr), step as i32 + 1).unwrap();
         }
-        // Adam divides by the gradient's size, so an error of a tiny gradient becomes one of a whole step of 1e-2
         for (name, var) in &vars {
             let expected = tensor(&golden.io, &format!("after.{name}"));
-            check(golden, var.as_tensor(), &expected, 2e-3, name);
+            let error = norm(&(var.as_tensor() - &expected).unwrap()) / norm(&expected);
+            assert!(
+                error <= AFTER_ERROR_MAX,
+                "{} {name}: error {error} of its norm",
+                golden.dir.display()
+            );
         }
     });
 }
@@ -357,6 +366,19 @@ fn an_adapter_of_another_shape_or_with_a_tensor_too_many_is_refused_by_name() {
 }
 
 #[test]
+fn an_adapter_file_that_was_cut_is_named() {
+    for_each(|golden| {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&golden.dir.join("adapter"), dir.path());
+        let path = dir.path().join(ADAPTER_WEIGHTS);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let error = Adapter::load(dir.path(), &golden.decoder).err().expect("an error");
+        assert!(error.to_string().contains(ADAPTER_WEIGHTS), "{error}");
+    });
+}
+
+#[test]
 fn settings_that_are_not_plain_lora_are_refused_by_name() {
     for_each(|golden| {
         let dir = tempfile::tempdir().unwrap();
@@ -368,6 +390,8 @@ fn settings_that_are_not_plain_lora_are_refused_by_name() {
             ("bias", serde_json::json!("all")),
             ("modules_to_save", serde_json::json!(["lm_head"])),
             ("peft_type", serde_json::json!("IA3")),
+            ("init_lora_weights", serde_json::json!("pissa")),
+            ("use_something_newer", serde_json::json!(1)),
         ] {
             let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
             config[key] = value;

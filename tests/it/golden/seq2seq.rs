@@ -1,7 +1,7 @@
 //! BART and T5 against tensors that Hugging Face transformers made (tests/golden/seq2seq, export_seq2seq.py beside them).
 //!
-//! Place: reads each directory below `seq2seq`, of whatever seed and shape. Invariant: logits within 1e-4 in f32 without the ECG,
-//! with P tokens and with one; the same greedy continuation; and the laws that hold within one model.
+//! Place: reads each directory below `seq2seq`, of whatever seed and shape. Invariant: logits of transformers in f32 without
+//! the ECG, with P tokens and with one; the same greedy continuation; and the laws that hold within one model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,10 +20,12 @@ use pipeline::objective::{language_loss, logits};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{LOGITS_ERROR_MAX, error_max, golden, steps_equal, tensor};
+use super::{LOGITS_ERROR_MAX, error_max, golden, largest, read, steps_equal, tensor};
 use crate::differences::Differences;
 use crate::rig::{device, root};
 
+/// Relative to the largest logit, where that is above 1; 7e-5 at most over 24 seeds, in f32 on both sides.
+const TRANSFORMERS_ERROR_MAX: f32 = 3e-4;
 /// In f64; ReLU kinks are avoided by the seeds.
 const DIFFERENCES: Differences = Differences {
     step: 1e-5,
@@ -50,7 +52,7 @@ impl Golden {
         let config = std::fs::read(dir.join("config.json")).unwrap();
         let config = Seq2SeqConfig::from_json(&serde_json::from_slice(&config).unwrap()).unwrap();
         let weights = Weights::load_checkpoint(dir, DType::F32, &device()).unwrap();
-        let io = Weights::load(&[&dir.join("io.safetensors")], DType::F32, &device()).unwrap();
+        let io = read(&dir.join("io.safetensors"));
         let ids = |name| tensor(&io, name).to_dtype(DType::U32).unwrap();
         let lengths: Vec<i64> = tensor(&io, "lengths").to_vec1().unwrap();
         Self {
@@ -141,8 +143,16 @@ fn logits_equal_transformers_with_and_without_the_ecg() {
             (Some(&golden.ecg), "logits_ecg"),
             (Some(&one), "logits_ecg_one"),
         ] {
-            let error = error_max(&golden.logits_of(&golden.model, ecg), &tensor(&golden.io, name));
-            assert!(error <= LOGITS_ERROR_MAX, "{} {name}: error {error}", golden.name);
+            let expected = tensor(&golden.io, name);
+            let (error, scale) = (
+                error_max(&golden.logits_of(&golden.model, ecg), &expected),
+                largest(&expected),
+            );
+            assert!(
+                error <= TRANSFORMERS_ERROR_MAX * scale.max(1.0),
+                "{} {name}: error {error} at scale {scale}",
+                golden.name
+            );
         }
     });
 }

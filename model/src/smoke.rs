@@ -1,10 +1,13 @@
-//! ECGs that a new generation must draft before it serves.
+//! ECGs that a bundle must draft before it serves.
 //!
-//! Place: under `watch`. Invariant: the same each time; they ask whether a model works at all, not whether it is right.
+//! Place: where bundles are made and verified, and where a node takes a new generation. Invariant: the same each time; they ask whether a model works at all, not whether it is right.
 
 use ecg::segment::Measurements;
 use ecg::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};
-use model::meit::EcgInput;
+
+use crate::error::{Error, Result};
+use crate::generate::DecodeOptions;
+use crate::meit::{Drafting, EcgInput};
 
 /// Names of [`ecgs`], in their order.
 pub const NAMES: [&str; 2] = ["regular rhythm at 60", "regular rhythm at 110"];
@@ -18,6 +21,26 @@ const WAVES: [(f32, f32, f32); 5] = [
     (0.035, 0.010, -0.15),
     (0.28, 0.050, 0.25),
 ];
+
+/// New tokens of [`check`]: one from the prompt, one from the cache.
+const TOKENS: usize = 2;
+
+/// Drafts the beginning of a text for the first of [`ecgs`].
+///
+/// # Errors
+/// Whatever drafting fails with; [`Error::Smoke`].
+pub fn check(drafting: &Drafting) -> Result<()> {
+    let options = DecodeOptions {
+        tokens_max: TOKENS,
+        ..DecodeOptions::default()
+    };
+    for (name, drafted) in NAMES.into_iter().zip(drafting.draft(&ecgs()[..1], &options)?) {
+        if !(drafted.logprob_mean.is_finite() && drafted.logprob_min.is_finite()) {
+            return Err(Error::Smoke { name });
+        }
+    }
+    Ok(())
+}
 
 /// Synthetic ECGs.
 pub fn ecgs() -> Vec<EcgInput> {
