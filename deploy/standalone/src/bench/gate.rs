@@ -248,7 +248,7 @@ mod tests {
         assert!(figures.clean.windows >= 5, "{figures:?}");
         assert_eq!(figures.noisy.windows, 2 * figures.clean.windows);
         assert!(figures.specificity == 1.0 && figures.sensitivity > 0.9, "{figures:?}");
-        let counted = (46.0 + 24.0) / 72.0;
+        let counted = (47.0 + 24.0) / 72.0;
         assert!((figures.accuracy - counted).abs() < 1e-9, "{figures:?}");
         let of_rhythms: usize = figures.clean_by_rhythm.values().map(|count| count.windows).sum();
         assert_eq!(of_rhythms, figures.clean.windows);
