@@ -42,7 +42,33 @@ impl CommitFloor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_floor_passes_no_open_record_goes_never_back_and_ends_behind_the_last(
+            steps in prop::collection::vec((1i64..4, any::<prop::sample::Index>(), 0usize..4), 1..60),
+        ) {
+            let mut floor = CommitFloor::default();
+            let (mut open, mut offset, mut before) = (Vec::new(), 0, None);
+            for (gap, which, count) in steps {
+                offset += gap;
+                floor.begin(offset);
+                open.push(offset);
+                for _ in 0..count.min(open.len()) {
+                    floor.done(open.remove(which.index(open.len())));
+                }
+                let expected = open.iter().copied().min().unwrap_or(offset + 1);
+                prop_assert_eq!(floor.floor(), Some(expected));
+                prop_assert!(floor.floor() >= before);
+                before = floor.floor();
+            }
+            open.drain(..).for_each(|offset| floor.done(offset));
+            prop_assert_eq!((floor.floor(), floor.is_empty()), (Some(offset + 1), true));
+        }
+    }
 
     #[test]
     fn the_floor_waits_for_the_oldest_open_record() {
