@@ -19,7 +19,7 @@ const OF_I_AND_II: [(f32, f32); 6] = [
     (-0.5, 1.0),
 ];
 
-/// What [`derive`] filled.
+/// What [`derive()`] filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
     /// The two leads that the others follow from.

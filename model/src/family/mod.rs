@@ -43,7 +43,7 @@ pub(crate) fn architecture(json: &Value) -> Result<Architecture> {
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &Value) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(json: &Value) -> Result<T> {
     T::deserialize(json).map_err(|source| Error::DecoderConfig { source })
 }
 

@@ -5,12 +5,12 @@
 //! Source: transformers' BartConfig and T5Config (5.24.0).
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::names::Names;
 use crate::architecture::{Activation, Norm, check_plain};
 use crate::error::{Error, Result};
+use crate::family::parse;
 
 /// Values of `model_type` that load.
 pub const MODEL_TYPES: [&str; 2] = ["bart", "t5"];
@@ -272,10 +272,6 @@ fn refused(key: &'static str, value: impl Into<String>, bound: String) -> Error 
         value: value.into(),
         bound,
     }
-}
-
-fn parse<T: DeserializeOwned>(json: &Value) -> Result<T> {
-    T::deserialize(json).map_err(|source| Error::DecoderConfig { source })
 }
 
 #[cfg(test)]
