@@ -596,13 +596,16 @@ mod tests {
         assert!(closings.rebased.is_empty());
     }
 
+    /// A step that panics at the packet of sequence number 31.
+    fn panics_at_31(windower: &mut Windower, packet: Packet, tag: u64) -> Result<PushOutcome, PacketError> {
+        assert!(packet.sequence != 31, "poison");
+        windower.push(packet, tag)
+    }
+
     #[test]
     fn fault_31_a_packet_that_makes_its_processing_panic_is_dead_lettered_and_its_stream_starts_anew() {
         let (mut windows, now) = (Windows::new(CFG), Instant::now());
-        windows.take = |windower, packet, tag| {
-            assert!(packet.sequence != 31, "poison");
-            windower.push(packet, tag)
-        };
+        windows.take = panics_at_31;
         let mut made = Vec::new();
         // a second a packet, of two streams; number 7 of the first is poison
         for offset in 0..60 {
@@ -657,10 +660,7 @@ mod tests {
     #[test]
     fn packets_on_trial_share_the_fate_of_the_one_that_panics() {
         let (mut windows, now) = (Windows::new(CFG), Instant::now());
-        windows.take = |windower, packet, tag| {
-            assert!(packet.sequence != 31, "poison");
-            windower.push(packet, tag)
-        };
+        windows.take = panics_at_31;
         let mut closings = Closings::default();
         let mut push = |offset: u64, boot_id, sequence| {
             let packet = Packet {

@@ -71,15 +71,11 @@ impl ServedWeights {
     /// # Errors
     /// [`Error::Config`] for quantised weights elsewhere than on the CPU; as [`Weights::load_checkpoint`].
     pub(crate) fn open(self, dir: &Path, device: &Device) -> Result<Weights> {
-        let weights = Weights::load_checkpoint(dir, self.dtype(), device)?;
-        match self.blocks() {
-            None => Ok(weights),
-            Some(kind) if device.is_cpu() => Ok(weights.in_blocks(kind)),
-            Some(_) => {
-                Err(self
-                    .refused("f32, f16 or bf16 on a GPU: quantised weights are multiplied on the CPU alone".to_owned()))
-            }
+        if self.blocks().is_some() && !device.is_cpu() {
+            let bound = "f32, f16 or bf16 on a GPU: quantised weights are multiplied on the CPU alone";
+            return Err(self.refused(bound.to_owned()));
         }
+        Ok(Weights::load_checkpoint(dir, self.dtype(), device)?.in_blocks(self.blocks()))
     }
 
     /// # Errors

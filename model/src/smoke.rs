@@ -1,6 +1,7 @@
 //! ECGs that a bundle must draft before it serves.
 //!
-//! Place: where bundles are made and verified, and where a node takes a new generation. Invariant: the same each time; they ask whether a model works at all, not whether it is right.
+//! Place: where bundles are made and verified, and where a node takes a new generation. Invariant: the same each time; they ask
+//! whether a model works at all, not whether it is right.
 
 use ecg::segment::Measurements;
 use ecg::{LEADS, SAMPLE_RATE_HZ, SEGMENT_SAMPLES};

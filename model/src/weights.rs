@@ -151,11 +151,11 @@ impl Weights {
         self
     }
 
-    /// This view with the linear layers of a backbone in blocks of `kind`, each made as soon as its weight is read. Layers whose
-    /// inputs are no multiple of a block stay as they are.
+    /// This view with the linear layers of a backbone in blocks of a kind, if any, each made as soon as its weight is read. Layers
+    /// whose inputs are no multiple of a block stay as they are.
     #[must_use]
-    pub fn in_blocks(mut self, kind: GgmlDType) -> Self {
-        self.blocks = Some(kind);
+    pub fn in_blocks(mut self, kind: Option<GgmlDType>) -> Self {
+        self.blocks = kind;
         self
     }
 
@@ -213,6 +213,12 @@ impl Weights {
     /// Shape of the tensor `name`, where the checkpoint has it.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.shape(&self.path(name))
+    }
+
+    /// Numbers in all tensors of the checkpoint, of which none is read.
+    pub fn elements(&self) -> usize {
+        let shapes = self.names().into_iter().filter_map(|name| self.tensors.shape(&name));
+        shapes.map(|shape| shape.iter().product::<usize>()).sum()
     }
 
     /// Full name of every tensor of the checkpoint.

@@ -27,11 +27,7 @@ fn decoder(blocks: Option<GgmlDType>) -> Decoder {
     let tensors = tensors
         .into_iter()
         .map(|(name, t)| (name, if t.rank() == 2 { (t * 3.0).unwrap() } else { t }));
-    let weights = Weights::new(tensors.collect());
-    let weights = match blocks {
-        Some(kind) => weights.in_blocks(kind),
-        None => weights,
-    };
+    let weights = Weights::new(tensors.collect()).in_blocks(blocks);
     Decoder::load(&weights, &config.architecture().unwrap()).unwrap()
 }
 

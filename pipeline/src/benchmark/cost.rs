@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
-use model::{bundle, weights};
-use safetensors::SafeTensors;
+use candle_core::{DType, Device};
+use model::bundle;
+use model::weights::Weights;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -118,19 +118,9 @@ pub fn cost(args: &BenchmarkArgs, set: &TestSet) -> anyhow::Result<Results> {
 
 /// Numbers in the weights of a bundle.
 fn parameters(dir: &Path) -> anyhow::Result<usize> {
-    let mut count = 0;
-    let parts = weights::shards(dir)?.into_iter().chain([bundle::ENCODER.to_owned()]);
-    for part in parts {
-        let path = dir.join(part);
-        let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).with_context(|| format!("parse {}", path.display()))?;
-        count += metadata
-            .tensors()
-            .values()
-            .map(|t| t.shape.iter().product::<usize>())
-            .sum::<usize>();
-    }
-    Ok(count)
+    let (dtype, device) = (DType::F32, Device::Cpu);
+    let base = Weights::load_checkpoint(dir, dtype, &device)?;
+    Ok(base.elements() + Weights::load(&[&dir.join(bundle::ENCODER)], dtype, &device)?.elements())
 }
 
 /// Largest resident memory of this process, KiB: the VmHWM line of /proc/self/status.

@@ -64,11 +64,7 @@ impl Shape {
             starts: starts.map(|start| (start.name.clone(), start)).collect(),
             device: device.clone(),
         });
-        let drawn = drawn.in_dtype(weights.dtype());
-        let drawn = match weights.blocks() {
-            Some(kind) => drawn.in_blocks(kind),
-            None => drawn,
-        };
+        let drawn = drawn.in_dtype(weights.dtype()).in_blocks(weights.blocks());
         Ok(Decoder::load(&drawn, &config.architecture()?)?)
     }
 
