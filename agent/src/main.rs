@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use agent::letters::{self, Choice};
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
+use service::allocator::{self, MiMalloc};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What stands under --help.
 const EXAMPLES: &str = "\
@@ -53,6 +57,7 @@ enum DeadLetters {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    allocator::settle();
     service::output::end_when_closed();
     let arguments = Arguments::parse();
     if let Some(Command::Show(command)) = &arguments.command {

@@ -3,7 +3,6 @@
 //! Place: beside the stream; reads data sets, writes bundles. Invariant: a command's output is a pure function of its
 //! inputs, its settings and its seed, and a resumed run equals an uninterrupted one.
 
-pub mod allocator;
 pub mod augment;
 pub mod batch;
 pub mod benchmark;

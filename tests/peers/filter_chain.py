@@ -5,8 +5,8 @@
   peers/bin/python tests/peers/filter_chain.py        the shipped recordings, `meit bench dsp` in the same run
 
 Speed: SciPy's chain alone (sosfiltfilt of high-pass 0.67 Hz, second order, and low-pass 150 Hz, fourth order, over 12 leads of
-20 s in float64: what our filter does, without beats, ratios, quality and measurements) against our whole analysis. Both times
-are of one thread, SciPy's by time.thread_time. Prints one JSON object; exits 1 below a ratio of 10.
+20 s in float64) against our whole analysis, and against our filters alone, which run over what the window in the middle needs.
+All times are of one thread, SciPy's by time.thread_time. Prints one JSON object; exits 1 where the whole is not ten times as fast.
 """
 import argparse, json, os, pathlib, statistics, subprocess, sys, time
 
@@ -57,6 +57,8 @@ def main():
         "scipy_filters_ms_per_window": round(peer, 4),
         "our_ms_per_window": round(ours["ms_per_window"], 4),
         "ratio": round(ratio, 2),
+        "our_filters_ms_per_window": round(ours["filter_ms_per_window"], 4),
+        "ratio_of_filters": round(peer / ours["filter_ms_per_window"], 2),
         "recordings": len(signals),
     }))
     sys.exit(0 if ratio >= RATIO_MIN else 1)

@@ -17,6 +17,8 @@ pub mod segment;
 pub mod stretch;
 pub mod topic;
 pub mod wfdb;
+
+mod wide;
 pub mod window;
 pub mod wire;
 

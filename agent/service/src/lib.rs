@@ -4,6 +4,7 @@
 //! Invariant: nothing is lost in silence. A setting that is wrong stops the start, a record that is gone is an event, a
 //! delivery that failed is an error.
 
+pub mod allocator;
 pub mod kafka;
 pub mod output;
 pub mod settings;

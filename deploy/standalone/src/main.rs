@@ -3,11 +3,11 @@
 //! Place: the binary that `cargo run` starts. Invariant: holds no logic; every subcommand is a module of the library.
 
 use clap::{Args as _, Command, FromArgMatches as _, Parser, Subcommand};
+use service::allocator::{self, MiMalloc};
 use standalone::{bench, demo, report};
 
-/// Tensors are large and short-lived; the system allocator returns and faults their pages at every operation.
 #[global_allocator]
-static ALLOCATOR: pipeline::allocator::MiMalloc = pipeline::allocator::MiMalloc;
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What stands under --help.
 const EXAMPLES: &str = "\
@@ -38,7 +38,7 @@ enum Meit {
 fn main() -> anyhow::Result<()> {
     // SAFETY: nothing has started a thread yet
     unsafe { model::threads::settle() };
-    pipeline::allocator::settle();
+    allocator::settle();
     service::output::end_when_closed();
     service::telemetry::init_tracing("warn");
     match Arguments::parse().command {

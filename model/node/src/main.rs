@@ -18,8 +18,12 @@ use node::settings::NodeSettings;
 use node::slot::Slot;
 use node::watch::Watcher;
 use prometheus::Registry;
+use service::allocator::{self, MiMalloc};
 use service::shutdown::Shutdown;
 use service::telemetry::Meter;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What stands under --help.
 const EXAMPLES: &str = "\
@@ -59,6 +63,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     // SAFETY: nothing has started a thread yet
     unsafe { model::threads::settle() };
+    allocator::settle();
     service::output::end_when_closed();
     start()
 }

@@ -38,10 +38,14 @@ pub struct Scratch {
 pub fn frames(context: &Context, config: &DspConfig, scratch: &mut Scratch, frames: &mut Vec<Frame>) -> Repairs {
     let length = context.before + SEGMENT_SAMPLES + context.after;
     let inside = context.before..context.before + SEGMENT_SAMPLES;
-    let plain: [bool; LEADS] = std::array::from_fn(|lead| {
-        let samples = &context.samples_uv[lead];
-        samples.len() >= length && is_plain(&samples[..length], config.spike_uv_min)
-    });
+    frames.resize(FRAMES, [0.0; LEADS]);
+    let first = CONTEXT_SAMPLES - context.before;
+    let given = |lead: usize| context.samples_uv[lead].get(..length).unwrap_or(&[]);
+    let plain = transpose(
+        &std::array::from_fn(given),
+        config.spike_uv_min,
+        &mut frames[first..first + length],
+    );
     let mut repairs = Repairs::default();
     let limb_plain = plain[..=Lead::AVF.index()].iter().all(|&p| p);
     if !limb_plain {
@@ -72,13 +76,17 @@ pub fn frames(context: &Context, config: &DspConfig, scratch: &mut Scratch, fram
             repairs.drawn[lead] += drawn as u32;
         }
     }
-    let of = |lead: usize| match &scratch.leads[lead][..] {
-        [] => &context.samples_uv[lead][..length],
-        mended => mended,
-    };
-    frames.resize(FRAMES, [0.0; LEADS]);
-    let first = CONTEXT_SAMPLES - context.before;
-    transpose(&std::array::from_fn(of), &mut frames[first..first + length]);
+    if plain.contains(&false) {
+        let of = |lead: usize| match &scratch.leads[lead][..] {
+            [] => given(lead),
+            mended => mended,
+        };
+        transpose(
+            &std::array::from_fn(of),
+            config.spike_uv_min,
+            &mut frames[first..first + length],
+        );
+    }
     reflect(frames, first, first + length);
     repairs
 }
@@ -160,28 +168,29 @@ fn bridge(samples: &mut [f32], window: &std::ops::Range<usize>) -> (usize, u32) 
 }
 
 wide! {
-    /// True where all samples are finite and no two neighbours differ by half an impulse.
-    fn is_plain(samples: &[f32], limit_uv: f32) -> bool {
+    /// Lead-major samples to frames. Tells which leads are plain: there, finite, and without two neighbours that differ by half an
+    /// impulse.
+    fn transpose(leads: &[&[f32]; LEADS], limit_uv: f32, frames: &mut [Frame]) -> [bool; LEADS] {
         let limit = limit_uv / 2.0;
-        let mut plain = 1u32;
-        for pair in samples.windows(2) {
-            // a difference with NaN or infinity in it compares false
-            plain &= u32::from((pair[1] - pair[0]).abs() <= limit);
-        }
-        plain == 1 && samples.first().is_none_or(|v| v.is_finite())
-    }
-
-    /// Lead-major samples to frames.
-    fn transpose(leads: &[&[f32]; LEADS], frames: &mut [Frame]) {
+        let mut plain = [1u32; LEADS];
+        let mut before: Frame = leads.map(|samples| samples.first().copied().unwrap_or(f32::NAN));
         let mut start = 0;
         for tile in frames.chunks_mut(TILE) {
             for (lead, samples) in leads.iter().enumerate() {
-                for (frame, v) in tile.iter_mut().zip(&samples[start..]) {
+                for (frame, v) in tile.iter_mut().zip(samples.get(start..).unwrap_or(&[])) {
                     frame[lead] = *v;
                 }
             }
+            for frame in &*tile {
+                for l in 0..LEADS {
+                    // a difference with NaN or infinity in it compares false
+                    plain[l] &= u32::from((frame[l] - before[l]).abs() <= limit);
+                }
+                before = *frame;
+            }
             start += TILE;
         }
+        plain.map(|plain| plain == 1)
     }
 
     /// Fills what lies outside of `first..end` with the odd reflection of what lies inside.

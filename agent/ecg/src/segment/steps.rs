@@ -6,6 +6,7 @@
 use prost::encoding::{WireType, encode_key};
 
 use super::codec::SegmentError;
+use crate::wide::wide;
 use crate::{LEADS, SEGMENT_SAMPLES};
 
 /// Bytes that a field takes at most.
@@ -18,7 +19,7 @@ const MORE: u8 = 0x80;
 /// Bytes of the length that is written: enough for 180,000.
 const LENGTH: usize = 3;
 /// Steps that are looked at together; most are of one byte each.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// The step from one sample to the next, zigzag.
 fn step(before: i16, sample: i16) -> u32 {
@@ -42,37 +43,39 @@ pub(super) fn append(message: &mut Vec<u8>, tag: u32, samples: &[i16]) {
     }
 }
 
-fn append_lead(message: &mut Vec<u8>, lead: &[i16]) {
-    let start = message.len();
-    message.resize(start + STEP_MAX * lead.len(), 0);
-    let (out, mut end) = (&mut message[start..], 0);
-    let mut before = 0;
-    for samples in lead.chunks(LANES) {
+wide! {
+    fn append_lead(message: &mut Vec<u8>, lead: &[i16]) {
+        let Some(&first) = lead.first() else { return };
         let mut steps = [0; LANES];
-        steps[0] = step(before, samples[0]);
-        for at in 1..samples.len() {
-            steps[at] = step(samples[at - 1], samples[at]);
-        }
-        before = samples[samples.len() - 1];
-        let steps = &steps[..samples.len()];
-        if steps.iter().all(|&step| step < u32::from(MORE)) {
-            for (byte, &step) in out[end..].iter_mut().zip(steps) {
-                *byte = step as u8;
+        steps[0] = step(0, first);
+        append_steps(message, &steps, 1);
+        for (before, samples) in lead.chunks(LANES).zip(lead[1..].chunks(LANES)) {
+            for ((to, &before), &sample) in steps.iter_mut().zip(before).zip(samples) {
+                *to = step(before, sample);
             }
-            end += steps.len();
-            continue;
-        }
-        for &step in steps {
-            let mut rest = step;
-            while rest >= u32::from(MORE) {
-                out[end] = rest as u8 | MORE;
-                (rest, end) = (rest >> 7, end + 1);
-            }
-            out[end] = rest as u8;
-            end += 1;
+            append_steps(message, &steps, samples.len());
         }
     }
-    message.truncate(start + end);
+}
+
+/// Appends the first `count` steps.
+#[inline(always)]
+fn append_steps(message: &mut Vec<u8>, steps: &[u32; LANES], count: usize) {
+    if steps.iter().fold(0, |all, step| all | step) < u32::from(MORE) {
+        message.extend_from_slice(&steps.map(|step| step as u8)[..count]);
+        return;
+    }
+    let (mut bytes, mut end) = ([0; STEP_MAX * LANES], 0);
+    for &step in &steps[..count] {
+        // all bytes are written, and those that count are kept: how many is hard to guess for a branch
+        let length = 1 + usize::from(step >= 1 << 7) + usize::from(step >= 1 << 14);
+        for (at, byte) in bytes[end..end + STEP_MAX].iter_mut().enumerate() {
+            let more = if at + 1 < length { MORE } else { 0 };
+            *byte = (step >> (7 * at)) as u8 & !MORE | more;
+        }
+        end += length;
+    }
+    message.extend_from_slice(&bytes[..end]);
 }
 
 /// The lead-major samples of a field, 12 x 5000.

@@ -243,10 +243,15 @@ impl Boot {
         if self.watermark < needed.end {
             return false;
         }
-        let leads = self.store.presence(needed.start..needed.end);
-        let union = leads.iter().fold(0, |all, leads| all | leads);
-        let open = (self.watermark - lateness).max(needed.start) - needed.start;
-        is_complete(union) && leads[open as usize..].iter().all(|&leads| leads == union)
+        let is_present = |lead: usize| self.store.flags(lead, needed.clone()) & store::PRESENT != 0;
+        let present = (0..LEADS).fold(0, |leads, lead| leads | u16::from(is_present(lead)) << lead);
+        let open = (self.watermark - lateness).max(needed.start);
+        is_complete(present)
+            && self
+                .store
+                .presence(open..needed.end)
+                .iter()
+                .all(|&leads| leads == present)
     }
 
     /// Smallest tag of the instants in `range`.
@@ -363,6 +368,10 @@ fn origin_of(any: &impl Fn(u8) -> bool) -> LeadOrigin {
 /// Draws a straight line over each inner run of at most `longest` NaNs; where it drew.
 fn bridge_gaps(uv: &mut [f32], longest: usize) -> Stretches {
     let mut drawn = Stretches::new();
+    // most have none, and without a way out early that is seen quickly
+    if !uv.iter().fold(false, |missing, sample| missing | sample.is_nan()) {
+        return drawn;
+    }
     let mut at = 0;
     while at < uv.len() {
         if !uv[at].is_nan() {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use ecg::dsp::{DspConfig, analyse};
+use ecg::dsp::filter::{self, Band, Plan};
+use ecg::dsp::{DspConfig, analyse, repair};
 use ecg::window::Context;
 use ecg::{CONTEXT_SAMPLES, SEGMENT_SAMPLES};
 use serde::Serialize;
@@ -16,6 +17,9 @@ use crate::assets;
 
 /// Seconds of signal in one window: a bed makes one window in this time.
 const WINDOW_S: f64 = SEGMENT_SAMPLES as f64 / ecg::SAMPLE_RATE_HZ;
+
+/// Of the time that the whole chain is measured for, the filters are measured for one part in so many.
+const FILTERS_SHARE: u32 = 4;
 
 /// Arguments of `meit bench dsp`.
 #[derive(clap::Args, Debug)]
@@ -34,7 +38,9 @@ struct Figures {
     windows_per_s_per_core: f64,
     beds_per_core: f64,
     ms_per_window: f64,
-    /// The same by the wall clock, which other programs on the machine slow.
+    /// Of them, bridging of gaps and the filters: what SciPy's sosfiltfilt is held against.
+    filter_ms_per_window: f64,
+    /// ms_per_window by the wall clock, which other programs on the machine slow.
     wall_ms_per_window: f64,
     windows: u64,
     recordings: usize,
@@ -70,15 +76,50 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn measure(contexts: &[Context], length: Duration) -> Figures {
     let config = DspConfig::default();
-    // the first round plans, fills caches and grows buffers; it is not counted
-    for context in contexts {
+    let whole = repeat(contexts, length, |context| {
         std::hint::black_box(analyse(context, &config));
+    });
+    let plan = Plan::new(Band {
+        high_pass_hz: config.high_pass_hz,
+        low_pass_hz: config.low_pass_hz,
+        notch_hz: None,
+    });
+    let (mut scratch, mut frames, mut filtered) = (repair::Scratch::default(), Vec::new(), Vec::new());
+    let filters = repeat(contexts, length / FILTERS_SHARE, |context| {
+        repair::frames(context, &config, &mut scratch, &mut frames);
+        std::hint::black_box(filter::zero_phase(&frames, &mut filtered, &plan));
+    });
+    Figures {
+        windows_per_s_per_core: 1e3 / whole.ms,
+        beds_per_core: 1e3 / whole.ms * WINDOW_S,
+        ms_per_window: whole.ms,
+        filter_ms_per_window: filters.ms,
+        wall_ms_per_window: whole.wall_ms,
+        windows: whole.windows,
+        recordings: contexts.len(),
+        clock: if whole.is_own { "thread" } else { "wall" },
+        chain: config.chain_name(),
     }
+}
+
+/// Time of one piece of work a window.
+struct Spent {
+    ms: f64,
+    wall_ms: f64,
+    windows: u64,
+    /// The thread's own time is known.
+    is_own: bool,
+}
+
+/// Does a piece of work on every context, again and again for `length`.
+fn repeat(contexts: &[Context], length: Duration, mut work: impl FnMut(&Context)) -> Spent {
+    // the first round plans, fills caches and grows buffers; it is not counted
+    contexts.iter().for_each(&mut work);
     let (wall, own) = (Instant::now(), thread_time());
     let mut windows = 0;
     while wall.elapsed() < length {
         for context in contexts {
-            std::hint::black_box(analyse(std::hint::black_box(context), &config));
+            work(std::hint::black_box(context));
         }
         windows += contexts.len() as u64;
     }
@@ -88,16 +129,11 @@ fn measure(contexts: &[Context], length: Duration) -> Figures {
         .map(|(from, to)| to - from)
         .filter(|own| !own.is_zero());
     let ms = |time: Duration| time.as_secs_f64() * 1e3 / windows as f64;
-    let ms_per_window = ms(own.unwrap_or(wall));
-    Figures {
-        windows_per_s_per_core: 1e3 / ms_per_window,
-        beds_per_core: 1e3 / ms_per_window * WINDOW_S,
-        ms_per_window,
-        wall_ms_per_window: ms(wall),
+    Spent {
+        ms: ms(own.unwrap_or(wall)),
+        wall_ms: ms(wall),
         windows,
-        recordings: contexts.len(),
-        clock: if own.is_some() { "thread" } else { "wall" },
-        chain: config.chain_name(),
+        is_own: own.is_some(),
     }
 }
 
@@ -132,7 +168,12 @@ mod tests {
         let context = surrounded(ecg::wfdb::read(&headers[0]).unwrap().context().unwrap());
         assert_eq!(context.samples_uv[0].len(), SEGMENT_SAMPLES + 2 * CONTEXT_SAMPLES);
         let figures = serde_json::to_value(measure(&[context], Duration::from_millis(20))).unwrap();
-        for key in ["windows_per_s_per_core", "beds_per_core", "ms_per_window"] {
+        for key in [
+            "windows_per_s_per_core",
+            "beds_per_core",
+            "ms_per_window",
+            "filter_ms_per_window",
+        ] {
             assert!(figures[key].as_f64().unwrap() > 0.0, "{key}: {figures}");
         }
     }

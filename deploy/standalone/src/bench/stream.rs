@@ -46,8 +46,8 @@ pub struct Arguments {
     /// Monitors.
     #[arg(long, default_value_t = 64)]
     streams: usize,
-    /// Windows of ten seconds that each monitor sends.
-    #[arg(long, default_value_t = 12)]
+    /// Windows of ten seconds that each monitor sends; few of them measure how a client starts.
+    #[arg(long, default_value_t = 48)]
     windows: usize,
     /// Analyses at once; 0 takes the processors.
     #[arg(long, default_value_t = 0)]
