@@ -71,8 +71,8 @@ pub(super) fn slope_of_input<T: Real>(layers: &[(&Layer, &[T], &[T])]) -> Result
     let mut products = Vec::new();
     for ((layer, grad, low), [of_w, of_a]) in layers.iter().zip(&of_layers) {
         let ((rank, inputs), (outputs, _)) = (layer.a.dims2()?, layer.b.dims2()?);
-        products.push((Matrix::new(*grad, outputs), Matrix::new(held::<T>(of_w)?, inputs)));
-        products.push((Matrix::new(*low, rank), Matrix::new(held::<T>(of_a)?, inputs)));
+        products.push((Matrix::new(grad, outputs), Matrix::new(held::<T>(of_w)?, inputs)));
+        products.push((Matrix::new(low, rank), Matrix::new(held::<T>(of_a)?, inputs)));
     }
     Ok(sum_of_products(&products))
 }
