@@ -109,9 +109,9 @@ impl Attention {
     fn project(&self, x: &Tensor, mode: &Mode) -> candle_core::Result<[Tensor; 3]> {
         match &self.qkv {
             Projections::Split { q, k, v } => Ok([
-                self.split(&q.forward(x, mode)?, self.heads)?,
-                self.split(&k.forward(x, mode)?, self.kv_heads)?,
-                self.split(&v.forward(x, mode)?, self.kv_heads)?,
+                q.forward_heads(x, self.heads, mode)?,
+                k.forward_heads(x, self.kv_heads, mode)?,
+                v.forward_heads(x, self.kv_heads, mode)?,
             ]),
             Projections::Stacked(all) => self.stacked(&all.forward(x, mode)?),
             Projections::PerHead(all) => self.per_head(&all.forward(x, mode)?),
@@ -141,7 +141,6 @@ impl Attention {
 
     /// (B, T, C) -> (B, T, C); this step's keys and values join `cache`.
     pub fn forward(&self, x: &Tensor, step: &Step, cache: &mut Cache) -> candle_core::Result<Tensor> {
-        let (b, t, _) = x.dims3()?;
         let qkv = self.project(x, step.mode)?;
         let prefix = step.prefix.and_then(|p| p.layer(self.layer));
         let mask = step.masks.of(self.shape.window, prefix.is_some())?;
@@ -150,8 +149,7 @@ impl Attention {
         } else {
             self.attend(qkv, step, prefix, &mask, cache)?
         };
-        self.out
-            .forward(&y.reshape((b, t, self.heads * self.head_dim))?, step.mode)
+        self.out.forward_of_heads(&y, step.mode)
     }
 
     /// q (B, T, H, D), k and v (B, T, K, D) -> (B, T, H, D), in one operation.

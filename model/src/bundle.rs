@@ -198,9 +198,9 @@ impl Bundle {
         }
     }
 
-    /// Of model.safetensors, or of its shards' hashes in order.
+    /// Of the language model's one file of weights, or of its shards' hashes in order, whatever the index calls them.
     fn base_sha256(&self) -> String {
-        let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
+        let is_weights = |name: &str| name.ends_with(".safetensors") && name != ENCODER && !name.contains('/');
         let hashes: Vec<&str> = self
             .manifest
             .parts

@@ -339,11 +339,15 @@ impl Layer {
         let mut attend = |x: &Tensor| mode.dropout(&self.attention.forward(x, step, cache)?);
         let feed = |x: &Tensor| mode.dropout(&self.mlp.forward(x, mode)?);
         // a family with one norm gives both halves the same input
-        let mlp_norm = |x: &Tensor| self.mlp_norm.as_ref().unwrap_or(&self.attention_norm).forward(x);
+        let norm = self.mlp_norm.as_ref().unwrap_or(&self.attention_norm);
+        let mlp_norm = |x: &Tensor| norm.forward(x);
         match self.residual {
             Residual::PreNorm => {
                 let x = (x + attend(&self.attention_norm.forward(x)?)?)?;
-                &x + feed(&mlp_norm(&x)?)?
+                match self.mlp.half(norm, &x, mode)? {
+                    Some(y) => Ok(y),
+                    None => &x + feed(&mlp_norm(&x)?)?,
+                }
             }
             Residual::PostNorm => {
                 let x = self.attention_norm.forward(&(x + attend(x)?)?)?;

@@ -42,7 +42,7 @@ pub(crate) fn beside(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// The shape of a layer's output, from its input's.
-pub(crate) fn with_width(input: &Layout, outputs: usize) -> Shape {
+fn with_width(input: &Layout, outputs: usize) -> Shape {
     let mut dims = input.dims().to_vec();
     *dims.last_mut().expect("a linear layer's input has at least one axis") = outputs;
     Shape::from(dims)
@@ -70,7 +70,7 @@ impl CustomOp1 for Beside {
         };
         let y = by_type!(x, T => {
             let (x, w) = (Matrix::new(values::<T>(x, layout)?, from), Matrix::new(held::<T>(&weight)?, inputs));
-            stored(if self.back { sum_of_products(&[(x, w)]) } else { times_transposed(x, w, None) })
+            stored(if self.back { sum_of_products(&[(x, w)]) } else { times_transposed(x, w) })
         });
         Ok((y, with_width(layout, to)))
     }

@@ -5,8 +5,9 @@
 use candle_core::{Result, Tensor};
 
 use crate::architecture::Activation;
-use crate::fused::{self, gate::SwishGate};
+use crate::fused::{self, gate::SwishGate, mlp::MlpHalf};
 use crate::mode::Mode;
+use crate::norm::NormLayer;
 use crate::projection::Projection;
 
 /// `down(activation(gate(x)) up(x))`, or `down(activation(up(x)))` without a gate.
@@ -25,6 +26,19 @@ impl Mlp {
 
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+    }
+
+    /// `x + mlp(norm(x))` in training, where that is one operation.
+    pub fn half(&self, norm: &NormLayer, x: &Tensor, mode: &Mode) -> Result<Option<Tensor>> {
+        let one = self.activation == Activation::Silu && !mode.drops_own();
+        let Some(gate) = self.gate.as_ref().filter(|_| one) else {
+            return Ok(None);
+        };
+        let layers = [gate, &self.up, &self.down].map(|projection| projection.adapted(x, mode));
+        match (norm.fused(x), layers) {
+            (Some(norm), [Some(gate), Some(up), Some(down)]) => MlpHalf::apply(norm, [gate, up, down], x).map(Some),
+            _ => Ok(None),
+        }
     }
 
     pub fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {

@@ -62,6 +62,11 @@ impl Mode<'_> {
         matches!(self, Mode::Train(_)) && p > 0.0
     }
 
+    /// As [`Self::drops`], with the mode's own probability.
+    pub fn drops_own(&self) -> bool {
+        matches!(self, Mode::Train(training) if training.dropout > 0.0)
+    }
+
     /// Inverted dropout: zeroes elements with probability `p` and scales the rest; the identity when serving.
     pub fn dropout_of(&self, x: &Tensor, p: f32) -> Result<Tensor> {
         let Mode::Train(training) = self else {

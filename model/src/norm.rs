@@ -38,8 +38,8 @@ impl NormLayer {
 
     /// (.., C) -> (.., C).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if fused::takes_frozen(x, self.weight.iter().chain(&self.bias)) {
-            return self.fused().apply(x);
+        if let Some(norm) = self.fused(x) {
+            return norm.apply(x);
         }
         let wide = widen(x)?;
         let normed = match self.kind {
@@ -58,17 +58,21 @@ impl NormLayer {
 }
 
 impl NormLayer {
-    fn fused(&self) -> Norm {
+    /// The norm in one pass, where that takes x.
+    pub(crate) fn fused(&self, x: &Tensor) -> Option<Norm> {
+        if !fused::takes_frozen(x, self.weight.iter().chain(&self.bias)) {
+            return None;
+        }
         let (centred, eps) = match self.kind {
             Kind::Rms { eps } => (false, eps),
             Kind::Layer { eps, .. } => (true, eps),
         };
-        Norm {
+        Some(Norm {
             centred,
             eps,
             weight: self.weight.clone(),
             bias: self.bias.clone(),
-        }
+        })
     }
 }
 

@@ -156,13 +156,25 @@ impl<T: Real> Tiles<'_, T> {
             }
             add_products(&mut sums, &xv, &wv);
         }
-        for (r, sums) in sums.into_iter().enumerate() {
-            let y = &mut self.y[(row + r) * self.stride + output..][..O];
-            for (y, sums) in y.iter_mut().zip(sums) {
-                *y = total(&sums.lanes());
-            }
+        for (r, totals) in totals(&sums).into_iter().enumerate() {
+            self.y[(row + r) * self.stride + output..][..O].copy_from_slice(&totals);
         }
     }
+}
+
+/// The [`total`] of each vector, of sixteen together.
+#[inline(always)]
+fn totals<T: Real, V: Vector<T>, const R: usize, const O: usize>(sums: &[[V; O]; R]) -> [[T; O]; R] {
+    if R * O != LANES {
+        return sums.map(|sums| sums.map(|sums| total(&sums.lanes())));
+    }
+    let one = V::load(&[T::one(); LANES]);
+    let add = |a: V, b: V| a.mul_add(one, b);
+    let all: [V; LANES] = V::transposed(std::array::from_fn(|i| sums[i / O][i % O]));
+    let eight: [V; 8] = std::array::from_fn(|l| add(all[l], all[l + 8]));
+    let four: [V; 4] = std::array::from_fn(|l| add(eight[l], eight[l + 4]));
+    let totals = add(add(four[0], four[2]), add(four[1], four[3])).lanes();
+    std::array::from_fn(|r| std::array::from_fn(|o| totals[r * O + o]))
 }
 
 /// `sums[r][o] += x[r] w[o]`.
@@ -193,44 +205,70 @@ pub(crate) fn blend<T: Real, V: Vector<T>, const N: usize>(
     y: &mut [T],
     (rows, width, stride): (usize, usize, usize),
 ) {
-    let whole = rows - rows % N;
-    for column in (0..width).step_by(LANES) {
-        let columns = LANES.min(width - column);
-        for row in (0..whole).step_by(N) {
-            blend_tile::<T, V, N>(a, b, y, (row, column, columns, stride));
-        }
-        for row in whole..rows {
-            blend_tile::<T, V, 1>(a, b, y, (row, column, columns, stride));
+    let (whole, mut column) = (rows - rows % N, 0);
+    while column < width {
+        let left = width - column;
+        if left >= 4 * LANES && N >= 4 {
+            for row in (0..whole).step_by(N) {
+                blend_tile::<T, V, N, 4>(a, b, &mut y[row * stride..], (row, column, stride));
+            }
+            for row in whole..rows {
+                blend_tile::<T, V, 1, 4>(a, b, &mut y[row * stride..], (row, column, stride));
+            }
+            column += 4 * LANES;
+        } else if left >= LANES {
+            for row in (0..whole).step_by(N) {
+                blend_tile::<T, V, N, 1>(a, b, &mut y[row * stride..], (row, column, stride));
+            }
+            for row in whole..rows {
+                blend_tile::<T, V, 1, 1>(a, b, &mut y[row * stride..], (row, column, stride));
+            }
+            column += LANES;
+        } else {
+            for row in 0..rows {
+                let y = &mut y[row * stride + column..][..left];
+                let mut sums: V = last_vector(y, 0);
+                for j in 0..b.count {
+                    let summand = last_vector(&b.values[j * b.stride + column..][..left], 0);
+                    sums = V::load(&[a.values[row * a.row + j * a.column]; LANES]).mul_add(summand, sums);
+                }
+                y.copy_from_slice(&sums.lanes()[..left]);
+            }
+            column = width;
         }
     }
 }
 
+/// R rows from `row` on and Z vectors of them; `y` begins with the first of these rows.
 #[inline(always)]
-fn blend_tile<T: Real, V: Vector<T>, const N: usize>(
+fn blend_tile<T: Real, V: Vector<T>, const R: usize, const Z: usize>(
     a: Coefficients<T>,
     b: Rows<T>,
     y: &mut [T],
-    (row, column, columns, stride): (usize, usize, usize, usize),
+    (row, column, stride): (usize, usize, usize),
 ) {
-    let at = |n: usize| (row + n) * stride + column;
-    let mut sums = [V::load(&[T::zero(); LANES]); N];
-    for (n, sums) in sums.iter_mut().enumerate() {
-        *sums = last_vector(&y[at(n)..at(n) + columns], 0);
+    if b.count == 0 {
+        return;
     }
+    let mut sums: [[V; Z]; R] =
+        std::array::from_fn(|r| std::array::from_fn(|z| vector(y, r * stride + column + z * LANES)));
+    assert!((row + R - 1) * a.row + (b.count - 1) * a.column < a.values.len());
     for j in 0..b.count {
-        let summand = &b.values[j * b.stride + column..][..columns];
-        let summand: V = if columns == LANES {
-            vector(summand, 0)
-        } else {
-            last_vector(summand, 0)
-        };
-        for (n, sums) in sums.iter_mut().enumerate() {
-            let coefficient = a.values[(row + n) * a.row + j * a.column];
-            *sums = V::load(&[coefficient; LANES]).mul_add(summand, *sums);
+        let summand = &b.values[j * b.stride + column..][..Z * LANES];
+        let summand: [V; Z] = std::array::from_fn(|z| vector(summand, z * LANES));
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: r is below R and j below the count, so this is at most the index that was looked at above
+            let coefficient = unsafe { *a.values.get_unchecked((row + r) * a.row + j * a.column) };
+            let coefficient = V::load(&[coefficient; LANES]);
+            for (z, sum) in sums.iter_mut().enumerate() {
+                *sum = coefficient.mul_add(summand[z], *sum);
+            }
         }
     }
-    for (n, sums) in sums.into_iter().enumerate() {
-        y[at(n)..at(n) + columns].copy_from_slice(&sums.lanes()[..columns]);
+    for (r, sums) in sums.into_iter().enumerate() {
+        for (z, sum) in sums.into_iter().enumerate() {
+            y[r * stride + column + z * LANES..][..LANES].copy_from_slice(&sum.lanes());
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use candle_core::{Result, Tensor};
 
 use crate::architecture::{Architecture, Orientation};
 use crate::error::Result as ModelResult;
-use crate::fused::{self, adapted::Adapted};
+use crate::fused;
+use crate::fused::adapted::{Adapted, Layer};
 use crate::layers::Linear;
 use crate::mode::Mode;
 use crate::norm::NormLayer;
@@ -72,12 +73,29 @@ impl Projection {
         self.shares = shares;
     }
 
+    /// The layer and its one adapter, where an operation takes both together.
+    pub(crate) fn adapted(&self, x: &Tensor, mode: &Mode) -> Option<Layer> {
+        let [share] = self.shares.as_slice() else { return None };
+        let (weight, a, b) = (self.linear.weight()?, share.a.weight()?, share.b.weight()?);
+        let trains = a.track_op() && b.track_op();
+        let plain = share.rows.is_none() && self.linear.bias().is_none() && !mode.drops(share.dropout);
+        let alike = [weight, a, b]
+            .iter()
+            .all(|t| t.dtype() == x.dtype() && t.is_contiguous());
+        (trains && plain && alike && fused::takes_frozen(x, [weight])).then(|| Layer {
+            weight: weight.clone(),
+            a: a.clone(),
+            b: b.clone(),
+            scale: share.scale,
+        })
+    }
+
     /// (B, .., I) -> (B, .., O).
     pub fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        if let [share] = self.shares.as_slice()
-            && let Some(y) = share.fused(&self.linear, x, mode)?
-        {
-            return Ok(y);
+        if let Some(layer) = self.adapted(x, mode) {
+            let mut dims = x.dims().to_vec();
+            *dims.last_mut().expect("a linear layer's input has at least one axis") = layer.b.dim(0)?;
+            return Adapted::apply(layer, x, dims);
         }
         let y = self.linear.forward(x)?;
         self.shares.iter().try_fold(y, |y, share| {
@@ -86,6 +104,29 @@ impl Projection {
                 share.b.forward(&share.a.forward(&x)?)
             })
         })
+    }
+
+    /// As [`Self::forward`], with the output in heads: (B, T, I) -> (B, T, n, O / n).
+    pub(crate) fn forward_heads(&self, x: &Tensor, n: usize, mode: &Mode) -> Result<Tensor> {
+        let (b, t, _) = x.dims3()?;
+        let (outputs, _) = self.linear.dims()?;
+        let shape = (b, t, n, outputs / n);
+        match self.adapted(x, mode) {
+            Some(layer) => Adapted::apply(layer, x, shape),
+            None => self.forward(x, mode)?.contiguous()?.reshape(shape),
+        }
+    }
+
+    /// As [`Self::forward`], with the input in heads: (B, T, n, D) -> (B, T, O).
+    pub(crate) fn forward_of_heads(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let (b, t, n, d) = x.dims4()?;
+        match self.adapted(x, mode) {
+            Some(layer) => {
+                let outputs = layer.b.dim(0)?;
+                Adapted::apply(layer, x, (b, t, outputs))
+            }
+            None => self.forward(&x.reshape((b, t, n * d))?, mode),
+        }
     }
 
     /// The layer applied to `tile(e, n)`: e (B, P, D) with n D = I -> (B, P, O).
@@ -108,23 +149,6 @@ impl Projection {
 }
 
 impl Share {
-    /// The layer and this share as one operation, where both train so; otherwise none.
-    fn fused(&self, linear: &Linear, x: &Tensor, mode: &Mode) -> Result<Option<Tensor>> {
-        let (Some(weight), Some(a), Some(b)) = (linear.weight(), self.a.weight(), self.b.weight()) else {
-            return Ok(None);
-        };
-        let trains = a.track_op() && b.track_op();
-        let plain = self.rows.is_none() && linear.bias().is_none() && !mode.drops(self.dropout);
-        let alike = [weight, a, b]
-            .iter()
-            .all(|t| t.dtype() == x.dtype() && t.is_contiguous());
-        if !(trains && plain && alike && fused::takes_frozen(x, [weight])) {
-            return Ok(None);
-        }
-        let (weight, scale) = (weight.clone(), self.scale);
-        x.contiguous()?.apply_op3(a, b, Adapted { weight, scale }).map(Some)
-    }
-
     /// `y + scale f(x)` in this share's rows, computed in the adapter's type and added in y's.
     fn add(&self, y: Tensor, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let x = x.to_dtype(self.a.weight().map_or(x.dtype(), Tensor::dtype))?;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -35,10 +36,35 @@ const READ: [Dtype; 9] = [
 
 pub(crate) struct Shard {
     path: PathBuf,
-    file: File,
+    source: Source,
     metadata: Metadata,
     /// Where the tensors' bytes begin.
     start: u64,
+}
+
+/// Where a file's bytes are.
+enum Source {
+    Disk(File),
+    Memory(Vec<u8>),
+}
+
+impl Source {
+    fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::Disk(file) => Ok(file.metadata()?.len()),
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    fn read_exact_at(&self, to: &mut [u8], from: u64) -> io::Result<()> {
+        match self {
+            Self::Disk(file) => file.read_exact_at(to, from),
+            Self::Memory(bytes) => {
+                let rest = bytes.get(from as usize..).unwrap_or_default();
+                io::Read::read_exact(&mut &*rest, to)
+            }
+        }
+    }
 }
 
 impl Shard {
@@ -47,18 +73,29 @@ impl Shard {
     /// # Errors
     /// [`Error::Read`]; [`Error::Safetensors`] for a file that is no safetensors, or whose size is not the one its header gives.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::of(path, Source::Disk(files::open(path)?))
+    }
+
+    /// As [`Self::open`], of a file that was read whole.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+        Self::of(path, Source::Memory(bytes))
+    }
+
+    fn of(path: &Path, source: Source) -> Result<Self> {
         let read = |source| files::unreadable(path, source);
         let parsed = |source| Error::Safetensors {
             path: path.to_owned(),
             source,
         };
-        let file = files::open(path)?;
-        let size = file.metadata().map_err(read)?.len();
+        let size = source.len().map_err(read)?;
         let mut length = [0; LENGTH as usize];
         if size < LENGTH {
             return Err(parsed(SafeTensorError::HeaderTooSmall));
         }
-        file.read_exact_at(&mut length, 0).map_err(read)?;
+        source.read_exact_at(&mut length, 0).map_err(read)?;
         let length = u64::from_le_bytes(length);
         if length > HEADER_MAX {
             return Err(parsed(SafeTensorError::HeaderTooLarge));
@@ -67,7 +104,7 @@ impl Shard {
             return Err(parsed(SafeTensorError::InvalidHeaderLength));
         }
         let mut header = vec![0; length as usize];
-        file.read_exact_at(&mut header, LENGTH).map_err(read)?;
+        source.read_exact_at(&mut header, LENGTH).map_err(read)?;
         let metadata: Metadata = serde_json::from_slice(&header)
             .map_err(SafeTensorError::InvalidHeaderDeserialization)
             .map_err(parsed)?;
@@ -77,7 +114,7 @@ impl Shard {
         }
         Ok(Self {
             path: path.to_owned(),
-            file,
+            source,
             metadata,
             start,
         })
@@ -114,7 +151,7 @@ impl Shard {
         }
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
-        self.file
+        self.source
             .read_exact_at(&mut bytes, self.start + from as u64)
             .map_err(|source| files::unreadable(&self.path, source))?;
         let view = TensorView::new(info.dtype, info.shape.clone(), &bytes);

@@ -15,6 +15,13 @@ pub(crate) trait Vector<T: Real>: Copy {
     fn lanes(self) -> Lanes<T>;
     /// `self * a + b`, lane by lane, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
+
+    /// Lane l of row k becomes lane k of row l.
+    #[inline(always)]
+    fn transposed(rows: [Self; LANES]) -> [Self; LANES] {
+        let rows = rows.map(Self::lanes);
+        std::array::from_fn(|l| Self::load(&std::array::from_fn(|k| rows[k][l])))
+    }
 }
 
 impl<T: Real> Vector<T> for Lanes<T> {
@@ -40,8 +47,9 @@ impl<T: Real> Vector<T> for Lanes<T> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_storeu_ps,
+        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm512_castpd_ps, _mm512_castps_pd,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd,
+        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use super::{LANES, Lanes, Vector};
@@ -65,6 +73,36 @@ mod x86 {
         #[inline(always)]
         fn mul_add(self, a: Self, b: Self) -> Self {
             unsafe { _mm512_fmadd_ps(self, a, b) }
+        }
+
+        /// Pairs of rows, pairs of pairs, then quarters of registers.
+        #[inline(always)]
+        fn transposed(rows: [Self; LANES]) -> [Self; LANES] {
+            let mut y = rows;
+            unsafe {
+                for g in 0..4 {
+                    let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
+                    let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                    let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                    let pd = |x| _mm512_castps_pd(x);
+                    y[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(ab), pd(cd)));
+                    y[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(ab), pd(cd)));
+                    y[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(ab_high), pd(cd_high)));
+                    y[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(ab_high), pd(cd_high)));
+                }
+                let quarters = y;
+                for j in 0..4 {
+                    let [a, b, c, d] = [quarters[j], quarters[4 + j], quarters[8 + j], quarters[12 + j]];
+                    let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                    let (even_high, odd_high) =
+                        (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    y[j] = _mm512_shuffle_f32x4::<0x88>(even, even_high);
+                    y[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd, odd_high);
+                    y[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even, even_high);
+                    y[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_high);
+                }
+            }
+            y
         }
     }
 
@@ -223,6 +261,19 @@ pub(crate) fn wide<W: Wide>(work: W) -> W::Output {
 #[inline(always)]
 pub(crate) fn vector<T: Real, V: Vector<T>>(row: &[T], at: usize) -> V {
     V::load(row[at..at + LANES].first_chunk().expect("a slice of LANES values"))
+}
+
+/// Asks for values that are read soon, some of them in one line of the cache.
+#[inline(always)]
+pub(crate) fn prefetch<T>(values: &[T]) {
+    const LINE_BYTES: usize = 64;
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE_BYTES / size_of::<T>()) {
+        // SAFETY: a hint that reads nothing, and every x86-64 has it
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, LINE_BYTES);
 }
 
 /// What is left of a row, at most a value for each lane, then zeros.

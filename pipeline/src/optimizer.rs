@@ -9,7 +9,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
+use rayon::prelude::*;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.98;
@@ -23,33 +24,41 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Moves one variable along its gradient. Matrices decay, vectors do not.
+    /// Moves each variable along `scale` times its gradient at the rate beside it. Matrices decay, vectors do not.
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub fn update(&mut self, name: &str, var: &Var, grad: &Tensor, lr: f64, decay: f64) -> candle_core::Result<()> {
-        let step = self.step.entry(name.to_owned()).or_default();
-        *step += 1;
-        let (m, v) = match self.moments.remove(name) {
-            Some(pair) => pair,
-            None => (grad.zeros_like()?, grad.zeros_like()?),
-        };
-        let decay = if var.rank() >= 2 { 1.0 - lr * decay } else { 1.0 };
-        let rates = Rates {
-            lr,
-            decay,
-            m_share: 1.0 / (1.0 - BETA1.powi(*step as i32)),
-            v_share: 1.0 / (1.0 - BETA2.powi(*step as i32)),
-        };
-        let old = [&var.as_detached_tensor(), grad, &m, &v];
-        let in_one_pass = old.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32);
-        let [moved, m, v] = if in_one_pass {
-            rates.pass(old)?
-        } else {
-            rates.compose(old)?
-        };
-        var.set(&moved)?;
-        self.moments.insert(name.to_owned(), (m, v));
+    pub fn update(&mut self, moves: Vec<Move>, scale: f64, decay: f64) -> Result<()> {
+        let jobs = moves.into_iter().map(|to| {
+            let step = self.step.entry(to.name.to_owned()).or_default();
+            *step += 1;
+            let rates = Rates {
+                scale,
+                lr: to.lr,
+                decay: if to.var.rank() >= 2 { 1.0 - to.lr * decay } else { 1.0 },
+                m_share: 1.0 / (1.0 - BETA1.powi(*step as i32)),
+                v_share: 1.0 / (1.0 - BETA2.powi(*step as i32)),
+            };
+            let moments = match self.moments.remove(to.name) {
+                Some(pair) => pair,
+                None => (to.grad.zeros_like()?, to.grad.zeros_like()?),
+            };
+            Ok((to, rates, moments))
+        });
+        let jobs: Vec<(Move, Rates, (Tensor, Tensor))> = jobs.collect::<Result<_>>()?;
+        let moved = jobs.into_par_iter().map(|(to, rates, (m, v))| {
+            let in_place = [to.var.as_tensor(), to.grad, &m, &v]
+                .iter()
+                .all(|t| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous());
+            if in_place {
+                rates.pass([to.var.as_tensor(), to.grad, &m, &v])?;
+                return Ok((to.name.to_owned(), (m, v)));
+            }
+            let [x, m, v] = rates.compose([&to.var.as_detached_tensor(), to.grad, &m, &v])?;
+            to.var.set(&x)?;
+            Ok((to.name.to_owned(), (m, v)))
+        });
+        self.moments.extend(moved.collect::<Result<Vec<_>>>()?);
         Ok(())
     }
 
@@ -65,26 +74,24 @@ impl AdamW {
         clip_norm: f64,
         decay: f64,
         rate: impl Fn(&str) -> f64,
-    ) -> candle_core::Result<f64> {
+    ) -> Result<f64> {
         let norm = global_norm(grads, vars.clone())?;
         if !norm.is_finite() {
             return Ok(norm);
         }
-        let clip = (clip_norm / (norm + 1e-6)).min(1.0);
-        for (name, var) in vars {
-            let lr = rate(name);
-            if let Some(grad) = grads.get(var).filter(|_| lr > 0.0) {
-                self.update(name, var, &(grad * clip)?, lr, decay)?;
-            }
-        }
+        let moves = vars.filter_map(|(name, var)| {
+            let (grad, lr) = (grads.get(var)?, rate(name));
+            (lr > 0.0).then_some(Move { name, var, grad, lr })
+        });
+        self.update(moves.collect(), (clip_norm / (norm + 1e-6)).min(1.0), decay)?;
         Ok(norm)
     }
 
-    /// The moments and steps as tensors, for a checkpoint.
+    /// The moments and steps as tensors, for a checkpoint that is written before the next update: that changes the moments in place.
     ///
     /// # Errors
     /// A tensor that cannot be made.
-    pub fn state(&self) -> candle_core::Result<HashMap<String, Tensor>> {
+    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::new();
         for (name, (m, v)) in &self.moments {
             state.insert(format!("{name}.m"), m.clone());
@@ -121,9 +128,19 @@ impl AdamW {
     }
 }
 
+/// A variable, what it moves along, and how fast.
+pub struct Move<'a> {
+    pub name: &'a str,
+    pub var: &'a Var,
+    pub grad: &'a Tensor,
+    pub lr: f64,
+}
+
 /// What one step does to every value of a variable.
 #[derive(Clone, Copy)]
 struct Rates {
+    /// Factor of the gradient.
+    scale: f64,
     lr: f64,
     /// What is left of the variable itself.
     decay: f64,
@@ -134,7 +151,8 @@ struct Rates {
 
 impl Rates {
     /// The new variable, first and second moment, of the old ones and the gradient.
-    fn compose(self, [x, grad, m, v]: [&Tensor; 4]) -> candle_core::Result<[Tensor; 3]> {
+    fn compose(self, [x, grad, m, v]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
+        let grad = &(grad * self.scale)?;
         let m = ((m * BETA1)? + (grad * (1.0 - BETA1))?)?;
         let v = ((v * BETA2)? + (grad.sqr()? * (1.0 - BETA2))?)?;
         let slope = ((&m * self.m_share)? / ((&v * self.v_share)?.sqrt()? + EPS)?)?;
@@ -142,22 +160,78 @@ impl Rates {
         Ok([moved, m, v])
     }
 
-    /// As [`Self::compose`], of f32 on the CPU, with the same operations on every value.
-    fn pass(self, tensors: [&Tensor; 4]) -> candle_core::Result<[Tensor; 3]> {
-        let shape = tensors[0].shape();
-        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
-        let [x, grad, m, v] = tensors.map(values);
-        let (mut x, grad, mut m, mut v) = (x?, grad?, m?, v?);
-        let [b1, c1, b2, c2] = [BETA1, 1.0 - BETA1, BETA2, 1.0 - BETA2].map(|b| b as f32);
+    /// As [`Self::compose`] with the same operations on every value, of contiguous f32 on the CPU, in place.
+    fn pass(self, [x, grad, m, v]: [&Tensor; 4]) -> Result<()> {
+        let scale = self.scale as f32;
+        let of_m = Average {
+            scale,
+            beta: BETA1,
+            square: false,
+        };
+        let of_v = Average {
+            scale,
+            beta: BETA2,
+            square: true,
+        };
+        m.inplace_op2(grad, &of_m)?;
+        v.inplace_op2(grad, &of_v)?;
+        x.inplace_op3(m, v, &self)
+    }
+}
+
+/// A moment, averaged with the gradient or its square.
+struct Average {
+    scale: f32,
+    beta: f64,
+    square: bool,
+}
+
+impl InplaceOp2 for Average {
+    fn name(&self) -> &'static str {
+        "adamw-moment"
+    }
+
+    fn cpu_fwd(&self, m: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
+        let [old, new] = [self.beta, 1.0 - self.beta].map(|share| share as f32);
+        for (m, &g) in in_place(m, l1)?.iter_mut().zip(values(grad, l2)?) {
+            let g = g * self.scale;
+            *m = *m * old + if self.square { g * g } else { g } * new;
+        }
+        Ok(())
+    }
+}
+
+impl InplaceOp3 for Rates {
+    fn name(&self) -> &'static str {
+        "adamw-step"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        l1: &Layout,
+        m: &CpuStorage,
+        l2: &Layout,
+        v: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<()> {
         let [lr, decay, m_share, v_share, eps] =
             [self.lr, self.decay, self.m_share, self.v_share, EPS].map(|rate| rate as f32);
-        for (((x, &g), m), v) in x.iter_mut().zip(&grad).zip(&mut m).zip(&mut v) {
-            *m = *m * b1 + g * c1;
-            *v = *v * b2 + g * g * c2;
-            *x = *x * decay - *m * m_share / ((*v * v_share).sqrt() + eps) * lr;
+        for ((x, &m), &v) in in_place(x, l1)?.iter_mut().zip(values(m, l2)?).zip(values(v, l3)?) {
+            *x = *x * decay - m * m_share / ((v * v_share).sqrt() + eps) * lr;
         }
-        let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, &Device::Cpu);
-        Ok([tensor(x)?, tensor(m)?, tensor(v)?])
+        Ok(())
+    }
+}
+
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    Ok(&storage.as_slice()?[layout.start_offset()..][..layout.shape().elem_count()])
+}
+
+fn in_place<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match storage {
+        CpuStorage::F32(all) => Ok(&mut all[layout.start_offset()..][..layout.shape().elem_count()]),
+        _ => candle_core::bail!("AdamW in place takes f32"),
     }
 }
 
@@ -165,14 +239,11 @@ impl Rates {
 ///
 /// # Errors
 /// A tensor operation that fails.
-fn global_norm<'a>(grads: &GradStore, params: impl Iterator<Item = (&'a String, &'a Var)>) -> candle_core::Result<f64> {
-    let mut sum = 0.0;
-    for (_, var) in params {
-        if let Some(grad) = grads.get(var) {
-            sum += f64::from(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-    }
-    Ok(sum.sqrt())
+fn global_norm<'a>(grads: &GradStore, params: impl Iterator<Item = (&'a String, &'a Var)>) -> Result<f64> {
+    let grads: Vec<&Tensor> = params.filter_map(|(_, var)| grads.get(var)).collect();
+    let square = |grad: &&Tensor| grad.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>();
+    let squares = grads.par_iter().map(square).collect::<Result<Vec<f32>>>()?;
+    Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
 }
 
 /// Rises linearly to 1 over the first `warmup` share of the steps, then falls linearly to zero at the last.
@@ -199,17 +270,23 @@ mod tests {
         assert!(rates[0] < rates[5] && rates[99] < rates[50]);
     }
 
+    fn along<'a>(var: &'a Var, grad: &'a Tensor) -> Move<'a> {
+        let (name, lr) = ("w", 0.01);
+        Move { name, var, grad, lr }
+    }
+
     #[test]
     fn a_step_moves_a_weight_by_the_rate_against_its_gradient() -> anyhow::Result<()> {
         let var = Var::from_tensor(&Tensor::new(&[[1.0f32]], &Device::Cpu)?)?;
-        AdamW::default().update("w", &var, &Tensor::new(&[[3.0f32]], &Device::Cpu)?, 0.01, 0.0)?;
+        let grad = Tensor::new(&[[3.0f32]], &Device::Cpu)?;
+        AdamW::default().update(vec![along(&var, &grad)], 1.0, 0.0)?;
         let moved = var.to_vec2::<f32>()?[0][0];
         assert!((moved - 0.99).abs() < 1e-6, "{moved}");
         Ok(())
     }
 
     #[test]
-    fn a_step_in_one_pass_is_the_composed_one_bit_for_bit() -> candle_core::Result<()> {
+    fn a_step_in_one_pass_is_the_composed_one_bit_for_bit() -> Result<()> {
         let values = |seed: f32| {
             Tensor::from_vec(
                 (0..77).map(|i| (i as f32 * seed).sin()).collect(),
@@ -219,13 +296,15 @@ mod tests {
         };
         let (x, grad, m, v) = (values(0.7)?, values(1.3)?, values(0.4)?, values(2.1)?.sqr()?);
         let rates = Rates {
+            scale: 0.7,
             lr: 3e-3,
             decay: 0.999,
             m_share: 1.7,
             v_share: 9.1,
         };
-        let old = [&x, &grad, &m, &v];
-        for (one, other) in rates.pass(old)?.iter().zip(rates.compose(old)?) {
+        let composed = rates.compose([&x, &grad, &m, &v])?;
+        rates.pass([&x, &grad, &m, &v])?;
+        for (one, other) in [x, m, v].iter().zip(composed) {
             assert_eq!(one.to_vec2::<f32>()?, other.to_vec2::<f32>()?);
         }
         Ok(())
@@ -239,7 +318,7 @@ mod tests {
         let (whole, halves) = (start()?, start()?);
         let mut optimizer = AdamW::default();
         for step in 0..6 {
-            optimizer.update("w", &whole, &grad(step)?, 0.01, 0.1)?;
+            optimizer.update(vec![along(&whole, &grad(step)?)], 1.0, 0.1)?;
         }
         let mut optimizer = AdamW::default();
         for step in 0..6 {
@@ -248,7 +327,7 @@ mod tests {
                 candle_core::safetensors::save(&optimizer.state()?, &path)?;
                 optimizer = AdamW::restore(&path)?;
             }
-            optimizer.update("w", &halves, &grad(step)?, 0.01, 0.1)?;
+            optimizer.update(vec![along(&halves, &grad(step)?)], 1.0, 0.1)?;
         }
         assert_eq!(whole.to_vec2::<f32>()?, halves.to_vec2::<f32>()?);
         Ok(())

@@ -337,8 +337,18 @@ fn a_shard_that_changed_stops_the_bundle() {
         encoder: &encoder,
         adapter: None,
     };
-    let whole = assemble(&parts, manifest, &made.out(), ServedWeights::F32).unwrap();
-    assert_eq!(whole.lineage().base_sha256.len(), 64);
+    let whole = assemble(&parts, manifest.clone(), &made.out(), ServedWeights::F32).unwrap();
+    // the base is the same, whatever the index calls its shards
+    let index = made.base.join("model.safetensors.index.json");
+    let names = std::fs::read_to_string(&index).unwrap();
+    std::fs::write(&index, names.replace("model-0", "part-0")).unwrap();
+    for number in ["1", "2"] {
+        let shard = |name: &str| made.base.join(format!("{name}-0000{number}-of-00002.safetensors"));
+        std::fs::rename(shard("model"), shard("part")).unwrap();
+    }
+    let renamed = assemble(&parts, manifest, &made.dir.path().join("renamed"), ServedWeights::F32).unwrap();
+    assert_eq!(renamed.lineage().base_sha256, whole.lineage().base_sha256);
+    assert!(made.dir.path().join("renamed/part-00001-of-00002.safetensors").exists());
     let shard = made.out().join("model-00002-of-00002.safetensors");
     let mut bytes = std::fs::read(&shard).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -5,14 +5,14 @@
 //! number change no bit, so padding does not.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::{by_type, held, stored, values};
 use crate::product::{Coefficients, Rows, Tiles, blend};
-use crate::wide::{Real, Vector, Wide, max_of, sum_of, wide};
+use crate::threads::{share, share_map, zeros};
+use crate::wide::{LANES, Real, Vector, Wide, last_vector, max_of, sum_of, wide};
 
-/// Queries that one thread takes at a time.
-const QUERIES: usize = 16;
+/// Queries that one thread takes at a time: one a lane.
+const QUERIES: usize = LANES;
 /// Multiplications of queries with keys below which other cores are not woken.
 const SHARED_MIN: usize = 1 << 17;
 
@@ -37,7 +37,6 @@ struct Sizes {
 }
 
 /// The tensors of one call.
-#[derive(Clone, Copy)]
 struct Inputs<'a, T> {
     q: &'a [T],
     k: &'a [T],
@@ -48,11 +47,12 @@ struct Inputs<'a, T> {
 }
 
 /// A mask of any shape that broadcasts to (B, H, T, S).
-#[derive(Clone, Copy)]
 struct Mask<'a, T> {
     values: &'a [T],
     strides: [usize; 4],
     s: usize,
+    /// Columns of each row up to the last one that is visible.
+    seen: Vec<usize>,
 }
 
 impl<'a, T: Real> Mask<'a, T> {
@@ -63,21 +63,32 @@ impl<'a, T: Real> Mask<'a, T> {
             strides[4 - dims.len() + i] = if dim == 1 { 0 } else { stride };
             stride *= dim;
         }
-        Self { values, strides, s }
+        let seen = |row: &[T]| row.iter().rposition(|&m| m > T::LOWEST).map_or(0, |last| last + 1);
+        Self {
+            values,
+            strides,
+            s,
+            seen: values.chunks(s).map(seen).collect(),
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self, b: usize, head: usize, t: usize) -> usize {
+        let [of_b, of_head, of_t, _] = self.strides;
+        b * of_b + head * of_head + t * of_t
     }
 
     /// The mask of one query.
     #[inline(always)]
     fn row(&self, b: usize, head: usize, t: usize) -> &'a [T] {
-        let [of_b, of_head, of_t, _] = self.strides;
-        &self.values[b * of_b + head * of_head + t * of_t..][..self.s]
+        &self.values[self.at(b, head, t)..][..self.s]
     }
 
-    /// Columns up to the last one that is visible.
+    /// Columns that some of these queries see, up to the last one.
     #[inline(always)]
-    fn seen(&self, b: usize, head: usize, t: usize) -> usize {
-        let row = self.row(b, head, t);
-        row.iter().rposition(|&m| m > T::LOWEST).map_or(0, |last| last + 1)
+    fn seen(&self, at: Queries) -> usize {
+        let of = |t| self.seen[self.at(at.b, at.head, t) / self.s];
+        (at.t..at.t + at.count).map(of).max().unwrap_or(0)
     }
 }
 
@@ -129,18 +140,33 @@ impl<'a, T: Real> Inputs<'a, T> {
             let largest = max_of(weights);
             weights.iter_mut().for_each(|w| *w = (*w - largest).exp());
         }
-        // in order, so that hidden columns, which are zero, change nothing; queries side by side, so that it takes no longer
-        let mut sums = [T::zero(); QUERIES];
-        for j in 0..seen {
-            for (i, sum) in sums.iter_mut().take(count).enumerate() {
-                *sum += weights[i * s + j];
-            }
-        }
+        let sums = sums_in_order::<T, V>(weights, (count, seen, s));
         for (weights, &sum) in weights.chunks_mut(s).zip(&sums[..count]) {
             let share = T::one() / sum;
             weights[..seen].iter_mut().for_each(|w| *w *= share);
         }
     }
+}
+
+/// The sum of each of `count` rows that start every `stride`, over their first `seen` values.
+///
+/// In order, so that hidden columns, which are zero, change nothing; rows side by side, so that it takes no longer.
+#[inline(always)]
+fn sums_in_order<T: Real, V: Vector<T>>(rows: &[T], (count, seen, stride): (usize, usize, usize)) -> [T; QUERIES] {
+    let zero = V::load(&[T::zero(); LANES]);
+    let one = V::load(&[T::one(); LANES]);
+    let mut sums = zero;
+    for from in (0..seen).step_by(LANES) {
+        let columns = from..seen.min(from + LANES);
+        let rows = std::array::from_fn(|i| match i < count {
+            true => last_vector(&rows[i * stride..][columns.clone()], 0),
+            false => zero,
+        });
+        sums = V::transposed(rows)
+            .into_iter()
+            .fold(sums, |sums, column| column.mul_add(one, sums));
+    }
+    sums.lanes()
 }
 
 /// Some queries of one head.
@@ -176,8 +202,9 @@ impl<T: Real> Wide for Forward<'_, '_, T> {
         let stride = self.heads.len() * d;
         let mut weights = vec![T::zero(); count * s];
         for (i, head) in self.heads.enumerate() {
-            let seen = (t..t + count).map(|t| inputs.mask.seen(b, head, t)).max().unwrap_or(0);
-            inputs.weigh::<V, N>(Queries { b, t, head, count }, seen, &mut weights);
+            let queries = Queries { b, t, head, count };
+            let seen = inputs.mask.seen(queries);
+            inputs.weigh::<V, N>(queries, seen, &mut weights);
             let a = Coefficients {
                 values: &weights,
                 row: s,
@@ -191,7 +218,7 @@ impl<T: Real> Wide for Forward<'_, '_, T> {
 
 fn forward<T: Real>(inputs: &Inputs<T>) -> Vec<T> {
     let Sizes { b, t, s, heads, d, .. } = inputs.sizes;
-    let mut y = vec![T::zero(); b * t * heads * d];
+    let mut y = zeros(b * t * heads * d);
     // one token has its heads side by side, so each can be another task
     let (tokens, of_task) = if t == 1 { (1, 1) } else { (QUERIES, heads) };
     let tasks = y.chunks_mut(t * heads * d).enumerate().flat_map(|(b, y)| {
@@ -214,7 +241,7 @@ fn forward<T: Real>(inputs: &Inputs<T>) -> Vec<T> {
     if b * t * s * heads * d < SHARED_MIN {
         tasks.into_iter().for_each(run);
     } else {
-        tasks.into_par_iter().for_each(run);
+        share(tasks, |_, task| run(task));
     }
     y
 }
@@ -248,8 +275,9 @@ impl<T: Real> Wide for Backward<'_, T> {
         let (mut weights, mut slopes) = (vec![T::zero(); QUERIES * s], vec![T::zero(); QUERIES * s]);
         for (g, t) in (0..group).flat_map(|g| (0..all).step_by(QUERIES).map(move |t| (g, t))) {
             let (head, count) = (kv_head * group + g, QUERIES.min(all - t));
-            let seen = (t..t + count).map(|t| inputs.mask.seen(b, head, t)).max().unwrap_or(0);
-            inputs.weigh::<V, N>(Queries { b, t, head, count }, seen, &mut weights);
+            let queries = Queries { b, t, head, count };
+            let seen = inputs.mask.seen(queries);
+            inputs.weigh::<V, N>(queries, seen, &mut weights);
             let grads = inputs.queries(self.grad, b, t, head, count);
             let queries = inputs.queries(inputs.q, b, t, head, count);
             Tiles {
@@ -302,20 +330,17 @@ fn backward<T: Real>(inputs: &Inputs<T>, grad: &[T]) -> Vec<T> {
         d,
         ..
     } = inputs.sizes;
-    let parts: Vec<[Vec<T>; 3]> = (0..b * kv_heads)
-        .into_par_iter()
-        .map(|i| {
-            let (b, kv_head) = (i / kv_heads, i % kv_heads);
-            wide(Backward {
-                inputs,
-                grad,
-                b,
-                kv_head,
-            })
+    let parts: Vec<[Vec<T>; 3]> = share_map((0..b * kv_heads).collect(), |i| {
+        let (b, kv_head) = (i / kv_heads, i % kv_heads);
+        wide(Backward {
+            inputs,
+            grad,
+            b,
+            kv_head,
         })
-        .collect();
+    });
     let (of_q, of_k) = (b * t * heads * d, b * s * kv_heads * d);
-    let mut grads = vec![T::zero(); of_q + 2 * of_k];
+    let mut grads = zeros(of_q + 2 * of_k);
     let (dq, rest) = grads.split_at_mut(of_q);
     let (dk, dv) = rest.split_at_mut(of_k);
     // (n, rows, D) of one row of the batch and one key head -> (rows, heads, D)

@@ -5,6 +5,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, IndexOp, Layout, Result, Shape, Tensor};
 
 use super::{by_type, fill_parts, stored, values};
+use crate::threads::zeros;
 use crate::wide::{Real, Vector, Wide, wide};
 
 /// Values of a part.
@@ -29,8 +30,8 @@ impl CustomOp2 for SwishGate {
     }
 }
 
-fn forward<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
-    let mut y = vec![T::zero(); gate.len()];
+pub(super) fn forward<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
+    let mut y = zeros(gate.len());
     fill_parts(&mut y, PART, |i, y| {
         let part = i * PART..i * PART + y.len();
         let (gate, up) = (&gate[part.clone()], &up[part]);
@@ -89,9 +90,10 @@ impl CustomOp3 for SwishGateBackward {
     }
 }
 
-fn backward<T: Real>(gate: &[T], up: &[T], grad: &[T]) -> Vec<T> {
+/// Gradients of gate and up, one after the other.
+pub(super) fn backward<T: Real>(gate: &[T], up: &[T], grad: &[T]) -> Vec<T> {
     let n = gate.len();
-    let mut grads = vec![T::zero(); 2 * n];
+    let mut grads = zeros(2 * n);
     let (of_gate, of_up) = grads.split_at_mut(n);
     fill_parts(of_gate, PART, |i, y| {
         let part = i * PART..i * PART + y.len();

@@ -6,10 +6,10 @@
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::{by_type, held, stored, values};
 use crate::panels::{Matrix, sum_of_products, times_transposed};
+use crate::threads::share_map;
 use crate::wide::{Real, Vector, Wide, max_of, sum_of, wide};
 
 /// Rows whose logits are in memory at a time: enough that reading the weight costs little.
@@ -49,15 +49,11 @@ impl HeadLoss {
             .collect();
         for block in counted.chunks(BLOCK) {
             let rows: Vec<T> = block.iter().flat_map(|row| &x[row * c..][..c]).copied().collect();
-            let mut logits = times_transposed(Matrix::new(&rows, c), w, None);
-            let losses: Vec<T> = logits
-                .par_chunks_mut(v)
-                .zip(block)
-                .map(|(logits, &row)| {
-                    let (target, weight) = (self.targets[row] as usize, T::from_f64(self.weights[row]));
-                    wide(Slopes { logits, target, weight })
-                })
-                .collect();
+            let mut logits = times_transposed(Matrix::new(&rows, c), w);
+            let losses = share_map(logits.chunks_mut(v).zip(block).collect(), |(logits, &row)| {
+                let (target, weight) = (self.targets[row] as usize, T::from_f64(self.weights[row]));
+                wide(Slopes { logits, target, weight })
+            });
             loss = losses.into_iter().fold(loss, |sum, loss| sum + loss);
             if self.learns {
                 let of_rows = sum_of_products(&[(Matrix::new(&logits, v), w)]);

@@ -10,15 +10,16 @@ pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod gate;
 pub(crate) mod head;
+pub(crate) mod mlp;
 pub(crate) mod norm;
 pub(crate) mod rotary;
 #[cfg(test)]
 mod tests;
+mod ties;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
-use rayon::prelude::*;
-
+use crate::threads::share;
 use crate::wide::Real;
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 
 /// Values below which other cores are not woken.
 const SHARED_MIN: usize = 1 << 15;
@@ -83,6 +84,6 @@ pub(crate) fn fill_parts<T: Real>(y: &mut [T], width: usize, fill: impl Fn(usize
     if y.len() < SHARED_MIN {
         y.chunks_mut(width).enumerate().for_each(|(i, part)| fill(i, part));
     } else {
-        y.par_chunks_mut(width).enumerate().for_each(|(i, part)| fill(i, part));
+        share(y.chunks_mut(width).collect(), fill);
     }
 }

@@ -5,6 +5,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{by_type, fill_parts, held, stored, values};
+use crate::threads::zeros;
 use crate::wide::{Real, Vector, Wide, sum_of, wide};
 
 /// `(x - m) / sqrt(mean((x - m)^2) + eps) weight + bias` over the last axis, m its mean where `centred`, else 0.
@@ -21,13 +22,13 @@ impl Norm {
         x.contiguous()?.apply_op1(self)
     }
 
-    fn forward<T: Real>(&self, x: &[T], c: usize) -> Result<Vec<T>> {
+    pub(super) fn forward<T: Real>(&self, x: &[T], c: usize) -> Result<Vec<T>> {
         let weight = self.weight.as_ref().map(Tensor::storage_and_layout);
         let bias = self.bias.as_ref().map(Tensor::storage_and_layout);
         let weight = weight.as_ref().map(held::<T>).transpose()?;
         let bias = bias.as_ref().map(held::<T>).transpose()?;
         let (centred, eps) = (self.centred, T::from_f64(self.eps));
-        let mut y = vec![T::zero(); x.len()];
+        let mut y = zeros(x.len());
         fill_parts(&mut y, c, |row, y| {
             let x = &x[row * c..][..c];
             wide(Forward {
@@ -42,11 +43,11 @@ impl Norm {
         Ok(y)
     }
 
-    fn backward<T: Real>(&self, x: &[T], grad: &[T], c: usize) -> Result<Vec<T>> {
+    pub(super) fn backward<T: Real>(&self, x: &[T], grad: &[T], c: usize) -> Result<Vec<T>> {
         let weight = self.weight.as_ref().map(Tensor::storage_and_layout);
         let weight = weight.as_ref().map(held::<T>).transpose()?;
         let (centred, eps) = (self.centred, T::from_f64(self.eps));
-        let mut dx = vec![T::zero(); x.len()];
+        let mut dx = zeros(x.len());
         fill_parts(&mut dx, c, |row, dx| {
             let (x, grad) = (&x[row * c..][..c], &grad[row * c..][..c]);
             wide(Backward {

@@ -2,10 +2,11 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
-use super::adapted::Adapted;
+use super::adapted::{Adapted, Layer};
 use super::attention::Attend;
 use super::cross_entropy::LogSoftmax;
 use super::gate::SwishGate;
+use super::mlp::MlpHalf;
 use super::norm::Norm;
 use super::rotary::Turn;
 use crate::rotary::Pairs;
@@ -126,12 +127,51 @@ fn an_adapted_layer_equals_its_two_halves() -> Result<()> {
     let weight = random(&[9, 33], 0.3)?;
     let inputs = [random(&[7, 33], 1.3)?, random(&[3, 33], 0.9)?, random(&[9, 3], 0.5)?];
     let fused = |x: &[Tensor]| {
-        let weight = weight.clone();
-        x[0].apply_op3(&x[1], &x[2], Adapted { weight, scale: 1.5 })
+        let layer = Layer {
+            weight: weight.clone(),
+            a: x[1].clone(),
+            b: x[2].clone(),
+            scale: 1.5,
+        };
+        Adapted::apply(layer, &x[0], (7, 9))
     };
     let composed = |x: &[Tensor]| {
         let low = x[0].matmul(&x[1].t()?)?;
         x[0].matmul(&weight.t()?)? + (low.matmul(&x[2].t()?)? * 1.5)?
+    };
+    check(&inputs, fused, composed);
+    Ok(())
+}
+
+#[test]
+fn a_feed_forward_half_equals_the_composed_one() -> Result<()> {
+    let weights = [random(&[9, 33], 0.3)?, random(&[9, 33], 0.7)?, random(&[33, 9], 0.45)?];
+    let norm = Norm {
+        centred: false,
+        eps: 1e-3,
+        weight: Some(random(&[33], 0.9)?),
+        bias: None,
+    };
+    let mut inputs = vec![random(&[2, 4, 33], 1.3)?];
+    for (i, weight) in weights.iter().enumerate() {
+        let (outputs, width) = weight.dims2()?;
+        inputs.extend([
+            random(&[3, width], 0.2 + i as f64)?,
+            random(&[outputs, 3], 0.5 + i as f64)?,
+        ]);
+    }
+    let layer = |x: &[Tensor], i: usize| Layer {
+        weight: weights[i].clone(),
+        a: x[1 + 2 * i].clone(),
+        b: x[2 + 2 * i].clone(),
+        scale: 1.5,
+    };
+    let fused = |x: &[Tensor]| MlpHalf::apply(norm.clone(), [layer(x, 0), layer(x, 1), layer(x, 2)], &x[0]);
+    let composed = |x: &[Tensor]| -> Result<Tensor> {
+        let adapted = |y: &Tensor, i: usize| Adapted::apply(layer(x, i), y, (2, 4, weights[i].dim(0)?));
+        let normed = norm.clone().apply(&x[0])?;
+        let gated = adapted(&normed, 0)?.apply_op2(&adapted(&normed, 1)?, SwishGate)?;
+        &x[0] + adapted(&gated, 2)?
     };
     check(&inputs, fused, composed);
     Ok(())

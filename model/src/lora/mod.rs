@@ -56,14 +56,14 @@ impl Adapter {
         let (config_path, weights_path) = (dir.join(ADAPTER_CONFIG), dir.join(ADAPTER_WEIGHTS));
         let config_bytes = files::read(&config_path)?;
         let config: AdapterConfig = files::parse(&config_path, &config_bytes)?;
-        let file = Shard::open(&weights_path)?;
+        let weights_bytes = files::read(&weights_path)?;
+        let digest = Sha256::new().chain_update(config_bytes).chain_update(&weights_bytes);
+        let file = Shard::of_bytes(&weights_path, weights_bytes)?;
         let names = file.shapes().into_keys();
         let tensors: BTreeMap<String, Tensor> = names
             .map(|name| Ok((name.clone(), file.weight(&name)?)))
             .collect::<Result<_>>()?;
         let mut adapter = Self::new(config, &tensors, base)?;
-        let digest = Sha256::new().chain_update(config_bytes);
-        let digest = digest.chain_update(files::read(&weights_path)?);
         adapter.sha256 = Some(files::hex(&digest.finalize()));
         Ok(adapter)
     }

@@ -14,7 +14,7 @@ use model::loss::cross_entropy;
 use model::mode::Mode;
 use model::served::ServedWeights;
 use pipeline::benchmark::cost::memory_kib_max;
-use pipeline::optimizer::AdamW;
+use pipeline::optimizer::{AdamW, Move};
 use rand::SeedableRng;
 use serde::Serialize;
 
@@ -94,10 +94,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for _ in 0..arguments.steps {
         let started = Instant::now();
         let (loss, grads) = backward(&decoder, &ids, arguments.checkpoint)?;
-        for (name, var) in &vars {
+        let moves = vars.iter().map(|(name, var)| {
             let grad = grads.get(var).with_context(|| format!("no gradient for {name}"))?;
-            optimizer.update(name, var, grad, LEARNING_RATE, 0.0)?;
-        }
+            let lr = LEARNING_RATE;
+            anyhow::Ok(Move { name, var, grad, lr })
+        });
+        optimizer.update(moves.collect::<anyhow::Result<_>>()?, 1.0, 0.0)?;
         losses.push(loss.to_scalar::<f32>()?);
         times.push(started.elapsed().as_secs_f64());
     }
