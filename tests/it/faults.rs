@@ -171,12 +171,15 @@ pub fn play(faults: &[&str]) -> Played {
 }
 
 pub fn play_under(faults: &[&str], policy: Policy) -> Played {
-    let packets = stream();
+    play_to(Seen::new(policy), &stream(), faults)
+}
+
+/// Plays packets with faults to these steps.
+pub fn play_to(mut seen: Seen, packets: &[Packet], faults: &[&str]) -> Played {
     let faults: Vec<Fault> = faults.iter().map(|fault| fault.parse().unwrap()).collect();
     let mut injector = Injector::new(&faults, &packets[0].stream_id);
     // gateways stamp what they get, so the clock of the agent follows the stream
-    let mut seen = Seen::new(policy);
-    for packet in &packets {
+    for packet in packets {
         seen.now_us = packet.gateway_time_us;
         for record in injector.records(packet) {
             seen.take(&record);
@@ -197,8 +200,13 @@ pub struct Seen {
 
 impl Seen {
     pub fn new(policy: Policy) -> Self {
+        Self::cutting(policy, windows_config())
+    }
+
+    /// With windows of its own.
+    pub fn cutting(policy: Policy, windows: WindowsConfig) -> Self {
         Self {
-            windows: Windows::new(windows_config()),
+            windows: Windows::new(windows),
             policy,
             changes: Changes::new(policy),
             dsp: DspConfig::default(),

@@ -88,7 +88,7 @@ def main():
     report(clean, mixed)
     band = load(a.band, table) if a.band else None
     if band is not None:
-        ratios(band)
+        ratios(band, clean)
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
         plots(clean, mixed, band, a.out)
@@ -113,18 +113,22 @@ def report(clean, mixed):
         print("reasons of clean that are not accepted:", ", ".join(f"{k} {v}" for k, v in reasons.items()))
 
 
-def ratios(band):
-    print("## ratio read minus true, in-band mixes of unmarked recordings: median, share within 3 dB, share unknown")
-    band = band[~band.marked]
+def ratios(band, clean):
+    print("## ratio read minus true, in-band mixes of unmarked recordings: median, share within 3 dB, share unknown; then minus what the")
+    print("## mixed noise and the recording's own, as read before the mix, come to together: median, share within 3 dB")
+    band = band[~band.marked].join(clean.set_index("id").snr.rename("own"), on="id")
+    band = band[band.own.notna()]
     print("| rhythm | noise | " + " | ".join(f"{db:g} dB" for db in sorted(band.db.unique())) + " |")
     print("|---|---|" + "---|" * band.db.nunique())
     for (kind, noise), g in band.groupby(["kind", "noise"]):
         cells = []
         for db, h in g.groupby("db"):
             read, true = numpy.array(h.snr.tolist()), numpy.array([[numpy.nan if v is None else v for v in row] for row in h.true])
+            own = numpy.array(h.own.tolist())
             known = read > -90
             d = (read - true)[known]
-            cells.append(f"{numpy.median(d):+.1f}, {(abs(d) <= 3).mean():.0%}, {1 - known.mean():.0%}" if len(d) else "-")
+            both = (read + 10 * numpy.log10(10 ** (-true / 10) + 10 ** (-own / 10)))[known & (own > -90)]
+            cells.append(f"{numpy.median(d):+.1f}, {(abs(d) <= 3).mean():.0%}, {1 - known.mean():.0%}; {numpy.median(both):+.1f}, {(abs(both) <= 3).mean():.0%}" if len(d) else "-")
         print(f"| {kind} | {noise} | {' | '.join(cells)} |")
 
 

@@ -39,6 +39,33 @@ pub fn union(a: &[Range<usize>], b: &[Range<usize>]) -> Stretches {
     joined
 }
 
+/// What both have.
+pub fn both(a: &[Range<usize>], b: &[Range<usize>]) -> Stretches {
+    let (mut common, mut i, mut j) = (Stretches::new(), 0, 0);
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        let shared = x.start.max(y.start)..x.end.min(y.end);
+        if !shared.is_empty() {
+            common.push(shared);
+        }
+        if x.end < y.end {
+            i += 1;
+        } else {
+            j += 1;
+        }
+    }
+    common
+}
+
+/// Runs of true.
+pub fn of(marks: &[bool]) -> Stretches {
+    let mut at = 0;
+    let runs = marks.chunk_by(|a, b| a == b).map(|run| {
+        at += run.len();
+        (run[0], at - run.len()..at)
+    });
+    runs.filter(|(marked, _)| *marked).map(|(_, run)| run).collect()
+}
+
 /// Device samples in a row at a lead's extreme value that are kept as a stretch; who reads it asks for more.
 const RAIL_RUN_MIN: usize = 4;
 
@@ -79,6 +106,8 @@ mod tests {
         let list = [2..5, 8..9, 20..30];
         assert_eq!(within(&list, &(4..25)).collect::<Vec<_>>(), [0..1, 4..5, 16..21]);
         assert_eq!(union(&[2..5, 8..9], &[4..8, 20..30]), [2..9, 20..30]);
+        assert_eq!(both(&[2..5, 8..12], &[4..9, 11..30]), [4..5, 8..9, 11..12]);
+        assert_eq!(of(&[true, true, false, true]), [0..2, 3..4]);
     }
 
     #[test]

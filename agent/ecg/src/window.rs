@@ -53,8 +53,10 @@ pub struct Context {
     pub start_time_us: i64,
     /// Gateway time of the latest packet that contributed, microseconds since the Unix epoch.
     pub last_gateway_time_us: i64,
-    /// Rate at which the device sampled, hertz.
+    /// Rate at which the device sampled by its packets' label, hertz.
     pub source_rate_hz: f64,
+    /// True when the device's own clock tells another rate over the context; never without a clock, where it jumped, or below 12 s.
+    pub rate_doubted: bool,
     /// 12 x (before + 5000 + after) samples at 500 Hz, microvolts, standard lead order; NaN where missing.
     pub samples_uv: Vec<Vec<f32>>,
     /// Samples of context before the window, 0..=2500.
@@ -67,6 +69,8 @@ pub struct Context {
     pub lead_off: [bool; LEADS],
     /// Leads that the device marks saturated somewhere in the window.
     pub saturated: [bool; LEADS],
+    /// Stretches in which the device marks all independent leads saturated at once, before the window too: a shock.
+    pub all_saturated: Stretches,
     /// Stretches of each lead's samples that were drawn in over gaps before they came here.
     pub bridged: [Stretches; LEADS],
     /// Stretches in which the device's own samples stay at the lead's largest or smallest value; resampling hides them.
@@ -90,12 +94,14 @@ impl Context {
             start_time_us: 0,
             last_gateway_time_us: 0,
             source_rate_hz: SAMPLE_RATE_HZ,
+            rate_doubted: false,
             samples_uv,
             before: 0,
             after: 0,
             origin: [LeadOrigin::Measured; LEADS],
             lead_off: [false; LEADS],
             saturated: [false; LEADS],
+            all_saturated: Stretches::new(),
             bridged: Default::default(),
             at_rail: Default::default(),
             paced: false,
@@ -669,6 +675,66 @@ mod tests {
             let of_file = dsp::analyse(&file, &DspConfig::default());
             let counts = of_file.quality.iter().map(|q| q.drawn_samples);
             assert!(counts.eq(segment.quality.iter().map(|q| q.drawn_samples)));
+        }
+    }
+
+    #[test]
+    fn a_shock_that_the_device_marks_is_seen_at_every_rate_before_the_window_too() {
+        for rate_hz in [250.0, 360.0, 500.0, 1000.0] {
+            let shocked = |chest: bool| {
+                faulty(rate_hz, |first, lead| {
+                    // 60 ms at 7 s
+                    if first == (7.0 * rate_hz) as i64 && (chest || lead.lead != Lead::V6) {
+                        lead.saturated.push(0..(0.06 * rate_hz) as u32);
+                    }
+                })
+            };
+            let contexts = shocked(true);
+            for (context, at) in contexts.iter().zip([3500, 1000]) {
+                let [stretch] = &context.all_saturated[..] else {
+                    panic!("{rate_hz} Hz: {:?}", context.all_saturated)
+                };
+                assert!(
+                    stretch.start == at && stretch.len().abs_diff(30) <= 2,
+                    "{rate_hz} Hz: {stretch:?}"
+                );
+            }
+            let seen = |context: &Context| {
+                let segment = dsp::analyse(context, &DspConfig::default());
+                segment.reasons.contains(&Reason::Saturated) && segment.decision == crate::segment::Decision::Reject
+            };
+            assert_eq!(
+                contexts.iter().map(seen).collect::<Vec<_>>(),
+                [true, true],
+                "{rate_hz} Hz"
+            );
+            assert!(shocked(false).iter().all(|context| context.all_saturated.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_context_whose_packets_come_at_another_rate_than_their_label_is_doubted_in_any_packets() {
+        for (ppm, doubted) in [(0, false), (5000, false), (15_000, true)] {
+            for step in [50, 125, 500] {
+                let mut packets = in_order(500.0, &EIGHT, 0..25_000, step);
+                for packet in &mut packets {
+                    packet.device_time_us = time_us(0, 500.0) + packet.first_sample * (2000 + ppm / 500);
+                }
+                let mut windower = Windower::new("bed-01", WindowerConfig::default());
+                let mut contexts = Vec::new();
+                for (tag, packet) in packets.into_iter().enumerate() {
+                    // the label of 1.5 % is refused in the end
+                    let _ = windower.push(packet, tag as u64);
+                    contexts.extend(drain(&mut windower));
+                }
+                let told: Vec<bool> = contexts.iter().map(|context| context.rate_doubted).collect();
+                assert!(
+                    !told.is_empty() && told.iter().all(|&told| told == doubted),
+                    "{ppm} ppm by {step}: {told:?}"
+                );
+                let segment = dsp::analyse(&contexts[0], &DspConfig::default());
+                assert_eq!(segment.reasons.contains(&Reason::RateMismatch), doubted);
+            }
         }
     }
 

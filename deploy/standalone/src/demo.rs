@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::metrics::AgentSummary;
 use anyhow::{Context, bail};
 use bedside::fault::Fault;
 use ecg::id::HEARTBEAT_STREAM;
@@ -252,6 +253,11 @@ impl Counters {
     }
 }
 
+/// The number of windows that will have a fate; not known where packets were refused, for no window is made of those.
+fn expected(windows: Option<usize>, agent: &AgentSummary) -> Option<usize> {
+    windows.filter(|_| agent.packets_rejected.is_empty())
+}
+
 /// Hands drafts on until every window has its fate, the interrupt comes, or the last draft is overdue; where the number of
 /// windows is not known, until nothing came for [`QUIET`].
 pub(crate) async fn follow(
@@ -266,7 +272,9 @@ pub(crate) async fn follow(
     let mut summary = None;
     let mut deadline = None;
     loop {
-        let fates = drafts + agent.summary().segments_rejected as usize;
+        let counted = agent.summary();
+        let windows = expected(windows, &counted);
+        let fates = drafts + counted.segments_rejected as usize;
         let all = windows.is_some_and(|windows| fates >= windows);
         if let Some(summary) = summary.filter(|_| all || interrupt.is_triggered()) {
             return Ok(summary);
@@ -333,5 +341,18 @@ impl Show {
 
     fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bed_that_is_refused_leaves_the_number_of_windows_unknown() {
+        let mut agent = AgentSummary::default();
+        assert_eq!(expected(Some(48), &agent), Some(48));
+        agent.packets_rejected.insert("no_room", 240);
+        assert_eq!(expected(Some(48), &agent), None);
     }
 }

@@ -55,6 +55,9 @@ impl fmt::Display for Summary {
             "packets    {} sent, {} received, {} accepted",
             self.replay.packets_sent, agent.packets_received, agent.packets_accepted
         )?;
+        for (reason, count) in &agent.packets_rejected {
+            writeln!(f, "             refused for {reason}: {count}")?;
+        }
         writeln!(
             f,
             "windows    {}: {} accepted, {} marginal, {} rejected",
@@ -74,5 +77,31 @@ impl fmt::Display for Summary {
             self.percentile(0.5),
             self.percentile(0.99)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_packets_are_told_by_reason_and_are_no_leak() {
+        let mut summary = Summary {
+            replay: BedsideSummary {
+                packets_sent: 720,
+                plays: 3,
+            },
+            agent: AgentSummary {
+                packets_received: 720,
+                packets_accepted: 480,
+                ..AgentSummary::default()
+            },
+            node: NodeSummary::default(),
+            latencies_ms: Vec::new(),
+        };
+        assert!(summary.check(false).is_err(), "240 packets have no fate");
+        summary.agent.packets_rejected.insert("no_room", 240);
+        summary.check(false).unwrap();
+        assert!(summary.to_string().contains("refused for no_room: 240"), "{summary}");
     }
 }

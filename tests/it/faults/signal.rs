@@ -2,11 +2,12 @@
 //!
 //! Place: under `faults`. Invariant: a fault of one window leaves the verdicts of the others alone.
 
+use ecg::SEGMENT_SAMPLES;
 use ecg::lead::Lead;
 use ecg::packet::RejectReason;
-use ecg::segment::{Decision, LeadOrigin, Reason};
+use ecg::segment::{Decision, LeadOrigin, Reason, Segment};
 
-use super::{play, undisturbed};
+use super::{Policy, Seen, WINDOWS, play, play_to, policy, stream, undisturbed, windows_config};
 
 #[test]
 fn fault_01_a_gain_that_is_not_a_number_is_dead_lettered_and_never_reaches_a_window() {
@@ -111,6 +112,63 @@ fn fault_07_swapped_arms_are_never_corrected() {
     played.reads_all_but(&[1]);
 }
 
+/// The stream as it comes where each of some leads is another one, turned over or not.
+fn rewired(map: &[(Lead, Lead, i16)]) -> super::Played {
+    let mut packets = stream();
+    for packet in &mut packets {
+        let before = packet.leads.clone();
+        for lead in &mut packet.leads {
+            let Some(&(_, source, sign)) = map.iter().find(|(to, ..)| *to == lead.lead) else {
+                continue;
+            };
+            let source = before.iter().find(|lead| lead.lead == source).unwrap();
+            lead.samples = source.samples.iter().map(|sample| sign * sample).collect();
+        }
+    }
+    play_to(Seen::new(policy()), &packets, &[])
+}
+
+#[test]
+fn fault_07_other_swaps_are_never_corrected_either_and_are_flagged_where_the_beats_show_them() {
+    use Lead::{AVF, AVL, AVR, I, II, III, V1, V2, V3, V4, V5, V6};
+    let two = |a: Lead, b: Lead| vec![(a, b, 1), (b, a, 1)];
+    let (arm_and_leg, left) = (
+        vec![(I, III, -1), (II, II, -1), (III, I, -1), (AVR, AVF, 1), (AVF, AVR, 1)],
+        vec![(I, II, 1), (II, I, 1), (III, III, -1), (AVL, AVF, 1), (AVF, AVL, 1)],
+    );
+    // which of the three recordings are flagged
+    for (name, map, flagged) in [
+        ("RA/LL", arm_and_leg, [true, true, true]),
+        ("LA/LL", left, [false, true, true]),
+        ("V1/V2", two(V1, V2), [true, true, false]),
+        ("V2/V3", two(V2, V3), [false, true, false]),
+        ("V3/V4", two(V3, V4), [false, true, true]),
+        ("V4/V5", two(V4, V5), [false, true, true]),
+        ("V5/V6", two(V5, V6), [false, false, true]),
+    ] {
+        let played = rewired(&map);
+        for number in 0..WINDOWS as i64 {
+            let (segment, before) = (played.window(number), undisturbed().window(number));
+            let suspected = segment.reasons.contains(&Reason::ReversalSuspected);
+            assert_eq!(suspected, flagged[number as usize % 3], "{name}, window {number}");
+            if suspected {
+                assert_eq!(segment.decision, Decision::Marginal, "{name}: {:?}", segment.reasons);
+            }
+            let of = |segment: &Segment, lead: Lead| {
+                segment.raw[lead.index() * SEGMENT_SAMPLES..][..SEGMENT_SAMPLES].to_vec()
+            };
+            for lead in Lead::ALL {
+                let &(_, source, sign) = map.iter().find(|(to, ..)| *to == lead).unwrap_or(&(lead, lead, 1));
+                let sent: Vec<i16> = of(before, source).iter().map(|sample| sign * sample).collect();
+                assert!(
+                    of(segment, lead) == sent,
+                    "{name}: {lead} of window {number} was changed"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn fault_08_a_flat_line_on_every_lead_is_rejected() {
     play(&["flat@10s"]).rejects_only(1, Reason::Flat);
@@ -150,6 +208,21 @@ fn fault_09_five_leads_at_the_rail_reject_the_window() {
 }
 
 #[test]
+fn fault_09_a_shock_rejects_every_window_that_has_samples_of_the_five_seconds_behind_it() {
+    // from 18 to 19 s, so until 24 s
+    let played = play(&["shock@10s"]);
+    for number in [1, 2] {
+        let segment = played.window(number);
+        assert_eq!(segment.decision, Decision::Reject, "window {number}");
+        assert!(segment.reasons.contains(&Reason::Saturated), "{:?}", segment.reasons);
+    }
+    assert_eq!(played.window(2).raw, undisturbed().window(2).raw);
+    played.reads_all_but(&[1, 2]);
+    // from 14 to 15 s, so until the next window begins
+    play(&["shock@6s"]).rejects_only(1, Reason::Saturated);
+}
+
+#[test]
 fn fault_10_hum_is_found_and_told_and_the_window_is_not_accepted() {
     let played = play(&["hum@10s"]);
     let segment = played.window(1);
@@ -170,6 +243,30 @@ fn fault_11_baseline_wander_is_told_and_the_window_is_not_accepted() {
 #[test]
 fn fault_12_muscle_noise_is_rejected_for_its_signal_to_noise_ratio() {
     play(&["muscle@10s"]).rejects_only(1, Reason::SnrLow);
+}
+
+#[test]
+fn fault_12_a_stride_below_ten_seconds_reads_the_clean_ten_seconds_that_the_grid_cuts_in_two() {
+    // clean from 15 to 25 s
+    let noise = ["muscle@5s", "muscle@25s"];
+    let grid = play(&noise);
+    for number in 0..4 {
+        assert_eq!(grid.window(number).decision, Decision::Reject, "window {number}");
+    }
+    let (stride, mut windows) = (2500, windows_config());
+    windows.windower.stride = stride;
+    let close = play_to(Seen::cutting(Policy { stride, ..policy() }, windows), &stream(), &noise);
+    let clean = close
+        .segments
+        .iter()
+        .find(|segment| segment.start_sample == 7500)
+        .unwrap();
+    assert_ne!(clean.decision, Decision::Reject, "{:?}", clean.reasons);
+    let close = close.essence();
+    assert!(
+        grid.essence().iter().all(|window| close.contains(window)),
+        "those on the grid are the same"
+    );
 }
 
 #[test]

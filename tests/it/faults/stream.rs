@@ -8,7 +8,7 @@ use std::ops::Range;
 use ::agent::policy::{Choice, Omitted, Policy};
 use ::agent::route::route;
 use ecg::packet::{Packet, RejectReason};
-use ecg::segment::{FilterClass, Reason};
+use ecg::segment::{Decision, FilterClass, Reason};
 use ecg::topic;
 use ecg::window::{ClockJump, EPOCH};
 
@@ -240,6 +240,29 @@ fn fault_27_samples_that_come_at_another_rate_than_their_label_make_no_segment()
     assert!(
         played.starts().contains(&25_000),
         "once the label is right, windows are made again"
+    );
+}
+
+#[test]
+fn fault_27_a_rate_that_is_a_little_off_rejects_its_windows_before_its_packets_are_refused() {
+    let played = play(&["rate-off@20s"]);
+    // 1.5 % are 0.3 s over the 20 s after which the packets are refused too
+    assert_eq!(played.starts(), [0, 5000, 10_000]);
+    for number in [0, 1] {
+        assert_ne!(played.window(number).decision, Decision::Reject);
+    }
+    let off = played.window(2);
+    assert_eq!(
+        (off.decision, &*off.reasons),
+        (Decision::Reject, &[Reason::RateMismatch][..])
+    );
+    assert_eq!(off.samples_sha256, undisturbed().window(2).samples_sha256);
+    assert!(played.refused.len() > 60, "{} refused", played.refused.len());
+    assert!(
+        played
+            .refused
+            .iter()
+            .all(|reason| *reason == RejectReason::RateMismatch)
     );
 }
 

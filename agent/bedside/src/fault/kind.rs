@@ -47,6 +47,7 @@ kinds! {
     Flat "flat" 8 "10 s without any signal";
     FlatLead "flat-lead" 8 "10 s without a signal on V4";
     Saturation "saturation" 9 "10 s at the rail on five chest leads";
+    Shock "shock" 9 "a defibrillator's shock: 1 s at the rail on all leads, 8 s later";
     Hum "hum" 10 "10 s of mains hum, 50 Hz, 600 microvolts at an electrode";
     Wander "wander" 11 "10 s of baseline wander, 0.25 Hz, 2.4 millivolts at an electrode";
     Muscle "muscle" 12 "10 s of white noise, 600 microvolts";
@@ -69,6 +70,7 @@ kinds! {
     Backlog "backlog" 26 "10 s of packets are held back by an hour at the gateway and come at once";
     RateLabel "rate-label" 27 "10 s of packets that say 250 Hz";
     RateWrong "rate-wrong" 27 "10 s of samples taken at 400 Hz that say 500 Hz";
+    RateOff "rate-off" 27 "from then on samples are taken at 1.5 % less than their label says";
     Overlap "overlap" 28 "every fourth packet of 10 s holds the four before as well";
     Truncated "truncated" 29 "one packet's bytes end halfway";
     Garbage "garbage" 29 "one packet's bytes are noise";

@@ -87,6 +87,13 @@ impl Active {
                 whole.clone(),
                 |lead, _, uv| if lead.index() >= 7 { RAIL_UV } else { uv },
             ),
+            // amplifiers clip I, II and the chest leads, from which the device reckons the others
+            K::Shock => edit(packet, at_ms(8000, 9000), |lead, _, _| match lead {
+                Lead::III => 0.0,
+                Lead::AVR => -RAIL_UV,
+                Lead::AVL | Lead::AVF => RAIL_UV / 2.0,
+                _ => RAIL_UV,
+            }),
             K::LeadSwap => swap_arms(packet, whole),
             K::Hum => through(packet, whole.clone(), 1.0, |at, e| {
                 600.0 * (1.0 + 0.2 * e as f32) * sine(at, 50.0, 0.0)

@@ -34,6 +34,8 @@ impl Active {
             K::RateWrong if self.since(&packet) => {
                 packet.device_time_us += into_the_fault.min(SEGMENT_SAMPLES as i64) * 500;
             }
+            // 1.5 % of 2000 us a sample
+            K::RateOff if self.since(&packet) => packet.device_time_us += into_the_fault * 30,
             K::Schema if self.strikes(&packet) => packet.schema_version = 9,
             K::TwoDevices if self.hits(&packet) => {
                 let mut other = packet.clone();

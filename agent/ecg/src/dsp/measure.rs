@@ -5,7 +5,8 @@
 //! readable leads: QRS from the summed slope, T end by Zhang's area (2006) and P onset by the same area mirrored, both on the
 //! leads' root mean square. QTc is Fridericia's. Limits were set on PTB-XL's normal recordings (medians QRS 90, PR 156,
 //! QTc 390 ms) and its first-degree blocks (PR above 200 ms). P is looked for behind the T wave before it, so at high rates, in a
-//! flutter and in a long block PR is None: there the bump before QRS is T or no foot is seen.
+//! flutter and in a long block PR is None: there the bump before QRS is T or no foot is seen. Where that bump runs into QRS, at
+//! rates above 125 a minute, the onset is not seen, and neither QRS nor QT is given.
 
 use super::beats::{heart_rate_bpm, median_interval};
 use super::lanes::{Frame, medians, wide};
@@ -27,6 +28,9 @@ const QRS_QUIET_SAMPLES: usize = 6;
 /// Shortest share of RR that is quiet before and after QRS: above 125 a minute P comes close to it.
 const QRS_QUIET_RR: f64 = 0.025;
 const QRS_SAMPLES: std::ops::RangeInclusive<usize> = 20..=125;
+/// Share of the greatest slope that QRS reaches within so many samples of its onset; of 2,645 PTB-XL recordings 99.9 % do within 15.
+const QRS_STEEP_SHARE: f32 = 0.2;
+const QRS_FLANK_SAMPLES: usize = 17;
 /// Stretch that shows the level between T and P.
 const LEVEL_SAMPLES: usize = 20;
 /// Median change of the RR interval over its mean above which a P wave is not looked for.
@@ -83,8 +87,11 @@ pub fn measure(
         return (m, None);
     };
     m.axis_degrees = beat.axis(readable, onset..end);
-    m.qrs_ms = Some((end - onset) as f32 * MS);
     m.leads = (0..LEADS).map(|lead| beat.amplitudes(lead, onset..end)).collect();
+    if beat.hides_onset(onset) {
+        return (m, None);
+    }
+    m.qrs_ms = Some((end - onset) as f32 * MS);
     let level = beat.level(onset, mean_rr);
     let pattern = beat.pattern(onset..end, &level);
     let rms = beat.rms(level);
@@ -161,8 +168,7 @@ impl MedianBeat {
 
     /// Onset and end of QRS.
     fn qrs(&self) -> Option<(usize, usize)> {
-        let near = BEFORE - 50..(BEFORE + 60).min(self.slope.len());
-        let top = self.slope[near].iter().copied().fold(0.0, f32::max);
+        let top = self.steepest();
         // slope that noise alone makes: the lower quartile over the beat
         let mut slopes = self.slope.clone();
         let quarter = slopes.len() / 4;
@@ -170,6 +176,19 @@ impl MedianBeat {
         QRS_EDGE_SHARES
             .iter()
             .find_map(|share| self.qrs_above(share * top + noise))
+    }
+
+    /// Greatest slope near R.
+    fn steepest(&self) -> f32 {
+        let near = BEFORE - 50..(BEFORE + 60).min(self.slope.len());
+        self.slope[near].iter().copied().fold(0.0, f32::max)
+    }
+
+    /// True where a high rate lets the wave before QRS run into it, so that the onset found is that wave's.
+    fn hides_onset(&self, onset: usize) -> bool {
+        let steep = QRS_STEEP_SHARE * self.steepest();
+        let flank = &self.slope[onset..(onset + QRS_FLANK_SAMPLES).min(self.slope.len())];
+        self.quiet < QRS_QUIET_SAMPLES && flank.iter().all(|&v| v < steep)
     }
 
     fn qrs_above(&self, limit: f32) -> Option<(usize, usize)> {
@@ -427,6 +446,20 @@ mod tests {
     fn qrs_does_not_reach_into_a_p_wave_that_a_high_rate_brings_close() {
         // P ends 8 ms before QRS
         near("QRS", measured(&with_p_at(200.0, 34.0)).qrs_ms, 84.0, 10.0);
+    }
+
+    #[test]
+    fn where_a_high_rate_lets_p_run_into_qrs_neither_is_measured() {
+        for bpm in [160.0, 180.0, 200.0, 220.0, 245.0] {
+            let m = measured(&beat_train(bpm).0);
+            assert_eq!((m.qrs_ms, m.qt_ms, m.pr_ms), (None, None, None), "{bpm}");
+            assert!(
+                m.axis_degrees.is_some() && m.leads[0].r_mv.unwrap() > 0.9,
+                "{bpm}: {m:?}"
+            );
+        }
+        // P ends where QRS begins
+        near("QRS", measured(&beat_train(150.0).0).qrs_ms, 84.0, 10.0);
     }
 
     #[test]

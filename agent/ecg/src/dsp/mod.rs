@@ -18,6 +18,7 @@ pub mod resample;
 pub mod rest;
 pub mod reversal;
 pub mod shapes;
+pub mod shock;
 pub mod snr;
 #[cfg(test)]
 mod testing;
@@ -181,6 +182,8 @@ impl Workspace {
             frames: clean,
             beats: &beats,
             paced: context.paced || pacing::pulses(window) >= config.quality.pulses_min,
+            rate_doubted: context.rate_doubted,
+            shocked: shock::is_seen(context, &config.quality),
             held_blocks_all: held.all_blocks,
             gain_step: artefacts::gain_step(clean, dominant, &config.quality),
             reversal: pattern.as_ref().map(reversal::evidence),

@@ -239,7 +239,7 @@ impl Seconds {
 
 wide! {
     /// Smallest and largest sample; NaN counts for neither.
-    fn extremes(samples: &[f32]) -> (f32, f32) {
+    pub(super) fn extremes(samples: &[f32]) -> (f32, f32) {
         const LANES: usize = 16;
         let (mut low, mut high) = ([f32::MAX; LANES], [f32::MIN; LANES]);
         let blocks = samples.chunks_exact(LANES);
@@ -320,6 +320,10 @@ pub struct WindowState<'a> {
     pub frames: &'a [Frame],
     pub beats: &'a Beats,
     pub paced: bool,
+    /// The samples come at another rate than their label says.
+    pub rate_doubted: bool,
+    /// All leads were at the rail within 5 s before the window, or in it.
+    pub shocked: bool,
     /// Longest stretch in which all leads hold their values at once, blocks of 100 ms.
     pub held_blocks_all: usize,
     /// Leads whose gain steps.
@@ -388,6 +392,8 @@ pub fn gate(quality: &[LeadQuality; LEADS], window: &WindowState, limits: &Limit
             limits.resting_share_marginal,
         ),
         (Reason::Paced, window.paced, false),
+        (Reason::RateMismatch, window.rate_doubted, false),
+        (Reason::Saturated, window.shocked, false),
     ];
     decide(quality.iter().flat_map(|q| q.flags.iter().copied()).collect(), &tests)
 }

@@ -7,13 +7,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::clock::DeviceClock;
+use super::clock::{self, DeviceClock};
 use super::quarantine::{self, Quarantine};
 use super::rebase::Restart;
 use super::store::{self, Store};
 use super::trial;
 use super::{Context, WindowerConfig};
 use crate::dsp::resample::{self, Grid, Resampler};
+use crate::dsp::reversal;
 use crate::lead::Lead;
 use crate::packet::{Packet, PacketError};
 use crate::segment::LeadOrigin;
@@ -294,6 +295,14 @@ impl Boot {
                 marks.bridged[lead].clone_from(&both);
             }
         }
+        let around = self.grid.source_at_or_after(range.start)..self.grid.source_at_or_before(range.end - 1) + 1;
+        let mut packets: Vec<_> = self
+            .store
+            .spans(around.clone())
+            .map(|(_, span)| span.clock.point())
+            .collect();
+        packets.dedup();
+        let all_saturated = self.store.at_once(&reversal::LEADS, around.clone(), store::SATURATED);
         let spans: Vec<_> = self.store.spans(window.clone()).collect();
         let (first, span) = *spans.first()?;
         Some(Context {
@@ -305,12 +314,14 @@ impl Boot {
                 - ((first as f64 / self.ratio() - start as f64) * 1e6 / SAMPLE_RATE_HZ).round() as i64,
             last_gateway_time_us: spans.iter().map(|(_, span)| span.clock.gateway_time_us).max()?,
             source_rate_hz: self.rate_hz,
+            rate_doubted: clock::is_another_rate(&packets, self.rate_hz),
             samples_uv,
             before: before as usize,
             after: after as usize,
             origin,
             lead_off,
             saturated,
+            all_saturated: stretch::at_500_hz(&all_saturated, around.start, &self.grid, &range),
             bridged: marks.bridged,
             at_rail: marks.at_rail,
             paced,

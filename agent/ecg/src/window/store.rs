@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::clock::Point;
 use crate::LEADS;
 use crate::packet::{Packet, PacketError, PacketLead};
 use crate::segment::{FilterClass, LeadOrigin};
+use crate::stretch::{self, Stretches};
 
 /// Instants in one block; a block is the unit of allocation and of release.
 const BLOCK: i64 = 1000;
@@ -44,6 +46,14 @@ impl Clock {
     pub(super) fn device_time_us(&self, at: i64, rate_hz: f64) -> i64 {
         self.device_time_us
             .saturating_add(((at - self.first_sample) as f64 * 1e6 / rate_hz).round() as i64)
+    }
+
+    /// The packet's first sample and its device time.
+    pub(super) fn point(&self) -> Point {
+        Point {
+            sample: self.first_sample,
+            time_us: self.device_time_us,
+        }
     }
 }
 
@@ -223,6 +233,30 @@ impl Store {
     pub(super) fn flags(&self, lead: usize, range: Range<i64>) -> u8 {
         let of_block = |(block, piece): (&LeadBlock, Piece)| any_of(&block.flags[piece.inner]);
         self.held(lead, range).map(of_block).fold(0, |all, flags| all | flags)
+    }
+
+    /// Where all of `leads` that are there have this flag at once, as places in the range.
+    pub(super) fn at_once(&self, leads: &[usize], range: Range<i64>, flag: u8) -> Stretches {
+        let flags = |lead: usize| self.flags(lead, range.clone());
+        let there = || leads.iter().copied().filter(|&lead| flags(lead) & PRESENT != 0);
+        if there().any(|lead| flags(lead) & flag == 0) {
+            return Stretches::new();
+        }
+        let of_lead = |lead: usize| {
+            let mut flagged = vec![false; (range.end - range.start).max(0) as usize];
+            for (block, Piece { inner, outer, .. }) in self.held(lead, range.clone()) {
+                let flags = block.flags[inner].iter();
+                flagged[outer]
+                    .iter_mut()
+                    .zip(flags)
+                    .for_each(|(v, f)| *v = f & flag != 0);
+            }
+            stretch::of(&flagged)
+        };
+        there()
+            .map(of_lead)
+            .reduce(|a, b| stretch::both(&a, &b))
+            .unwrap_or_default()
     }
 
     /// Which leads (bit `index`) are present at each instant.
