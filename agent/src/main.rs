@@ -55,10 +55,14 @@ enum DeadLetters {
     },
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     allocator::settle();
     service::output::end_when_closed();
+    start()
+}
+
+#[tokio::main]
+async fn start() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     if let Some(Command::Show(command)) = &arguments.command {
         return Ok(command.run::<agent::settings::AgentSettings>("agent")?);

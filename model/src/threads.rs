@@ -34,12 +34,13 @@ pub unsafe fn settle() {
 /// Calls `run` with each part and its index, on every core.
 ///
 /// candle's threads take part, which wait awake for a moment after each call: a training step has a thousand of them, and waking a
-/// thread takes as long as a small product. On a thread of rayon's, which others may work beside, rayon's threads do.
+/// thread takes as long as a small product. On a thread of rayon's, which others may work beside, and where candle has no threads,
+/// rayon's do. `run` must neither share work itself nor panic: candle's pool is no use after that.
 pub(crate) fn share<T: Send>(parts: Vec<T>, run: impl Fn(usize, T) + Sync + Send) {
     if parts.len() < 2 {
         return parts.into_iter().for_each(|part| run(0, part));
     }
-    if rayon::current_thread_index().is_some() {
+    if rayon::current_thread_index().is_some() || barrier_pool().n_workers() == 0 {
         return parts.into_par_iter().enumerate().for_each(|(i, part)| run(i, part));
     }
     let parts: Vec<Mutex<Option<T>>> = parts.into_iter().map(|part| Mutex::new(Some(part))).collect();

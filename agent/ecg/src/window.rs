@@ -55,7 +55,8 @@ pub struct Context {
     pub last_gateway_time_us: i64,
     /// Rate at which the device sampled by its packets' label, hertz.
     pub source_rate_hz: f64,
-    /// True when the device's own clock tells another rate over the context; never without a clock, where it jumped, or below 12 s.
+    /// True when the device's own clock tells another rate over the context; never without a clock, where it jumped, or
+    /// where the first and the last packet begin less than 12 s apart.
     pub rate_doubted: bool,
     /// 12 x (before + 5000 + after) samples at 500 Hz, microvolts, standard lead order; NaN where missing.
     pub samples_uv: Vec<Vec<f32>>,

@@ -238,7 +238,7 @@ fn causal(t: usize, s: usize) -> Result<Tensor> {
 
 #[test]
 fn attention_equals_the_composed_one() -> Result<()> {
-    for (t, kv_heads, d) in [(1, 4, 16), (19, 2, 24), (35, 1, 7)] {
+    for (t, kv_heads, d) in [(1, 4, 16), (19, 2, 24), (35, 1, 7), (18, 2, 80)] {
         let (b, heads, s) = (2, 4, t + 2);
         let of_heads = random(&[heads, 1, s], 0.2)?;
         let mask = causal(t, s)?.broadcast_add(&of_heads)?; // (H, T, S), as with ALiBi

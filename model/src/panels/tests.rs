@@ -37,14 +37,14 @@ impl Case {
         }
     }
 
-    /// The layer forward, then the gradient of its input.
-    fn run(&self, (_, i, o, r): (usize, usize, usize, usize)) -> [Vec<f32>; 2] {
+    /// The layer forward and the adapter's inner values, then the gradient of its input.
+    fn run(&self, (_, i, o, r): (usize, usize, usize, usize)) -> [Vec<f32>; 3] {
         let (x, w) = (Matrix::new(&self.x, i), Matrix::new(&self.w, i));
         let (a, b) = (Matrix::new(&self.a, i), Matrix::new(&self.b, r));
-        let (y, _) = adapted(x, w, Some(LowRank { a, b, scale: 0.5 }));
+        let (y, inner) = adapted(x, w, Some(LowRank { a, b, scale: 0.5 }));
         let grad = Matrix::new(&self.grad, o);
         let low = sum_of_products(&[(grad, b)]);
-        [y, sum_of_products(&[(grad, w), (Matrix::new(&low, r), a)])]
+        [y, inner, sum_of_products(&[(grad, w), (Matrix::new(&low, r), a)])]
     }
 }
 
@@ -52,7 +52,7 @@ impl Case {
 fn products_are_sums_of_products() {
     for (n, i, o, r) in SIZES {
         let case = Case::of((n, i, o, r));
-        let [y, dx] = case.run((n, i, o, r));
+        let [y, inner, dx] = case.run((n, i, o, r));
         let at = |v: &[f32], width: usize, row: usize, column: usize| f64::from(v[row * width + column]);
         for (k, &got) in y.iter().enumerate() {
             let (row, output) = (k / o, k % o);
@@ -67,6 +67,17 @@ fn products_are_sums_of_products() {
             assert!(
                 (f64::from(got) - exact).abs() < 2e-4 * exact.abs().max(1.0),
                 "{n} {i} {o} {r} at {k}: {got} {exact}"
+            );
+        }
+        assert_eq!(inner.len(), r * n);
+        for (k, &got) in inner.iter().enumerate() {
+            let (of, row) = (k / n, k % n);
+            let exact: f64 = (0..i)
+                .map(|j| 0.5 * at(&case.x, i, row, j) * at(&case.a, i, of, j))
+                .sum();
+            assert!(
+                (f64::from(got) - exact).abs() < 2e-4 * exact.abs().max(1.0),
+                "{n} {i} {o} {r}, inner value {of} of row {row}: {got} {exact}"
             );
         }
         for (k, &got) in dx.iter().enumerate() {
@@ -107,9 +118,10 @@ fn neither_the_number_of_threads_nor_the_other_rows_change_a_bit() {
             grad: case.grad[(n - 1) * o..].to_vec(),
             ..Case::of(sizes)
         };
-        let [y, dx] = last.run((1, i, o, r));
+        let [y, inner, dx] = last.run((1, i, o, r));
+        let of_last = together[1].chunks(n).map(|of| of[n - 1]);
         assert!(
-            y == together[0][(n - 1) * o..] && dx == together[1][(n - 1) * i..],
+            y == together[0][(n - 1) * o..] && of_last.eq(inner) && dx == together[2][(n - 1) * i..],
             "{sizes:?}"
         );
     }

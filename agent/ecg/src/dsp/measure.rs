@@ -6,7 +6,8 @@
 //! leads' root mean square. QTc is Fridericia's. Limits were set on PTB-XL's normal recordings (medians QRS 90, PR 156,
 //! QTc 390 ms) and its first-degree blocks (PR above 200 ms). P is looked for behind the T wave before it, so at high rates, in a
 //! flutter and in a long block PR is None: there the bump before QRS is T or no foot is seen. Where that bump runs into QRS, at
-//! rates above 125 a minute, the onset is not seen, and neither QRS nor QT is given.
+//! rates above 125 a minute, the onset is not seen: neither QRS nor QT is given, nor a pattern for swapped electrodes; amplitudes are
+//! taken from the level before that bump.
 
 use super::beats::{heart_rate_bpm, median_interval};
 use super::lanes::{Frame, medians, wide};

@@ -10,13 +10,14 @@ use crate::segment::LeadOrigin;
 use crate::stretch::{self, Stretches};
 use crate::window::Context;
 
-/// True where all independent leads that are there are at the rail, or marked saturated, at once, before the window's end.
+/// True where all independent leads that are there and on are at the rail, or marked saturated, at once, before the window's end.
 pub fn is_seen(context: &Context, limits: &Limits) -> bool {
     let seen = 0..context.before + SEGMENT_SAMPLES;
     if stretch::within(&context.all_saturated, &seen).next().is_some() {
         return true;
     }
-    let there = |lead: &usize| context.origin[*lead] != LeadOrigin::Missing;
+    // chest electrodes come off for the pads
+    let there = |lead: &usize| context.origin[*lead] != LeadOrigin::Missing && !context.lead_off[*lead];
     let mut leads = reversal::LEADS.into_iter().filter(there);
     let Some(first) = leads.next() else { return false };
     let mut common = at_rail(context, first, limits);
@@ -26,7 +27,7 @@ pub fn is_seen(context: &Context, limits: &Limits) -> bool {
         }
         common = stretch::both(&common, &at_rail(context, lead, limits));
     }
-    stretch::within(&common, &seen).next().is_some()
+    stretch::within(&common, &seen).any(|at| at.len() >= limits.saturated_run_min)
 }
 
 /// Where a lead stays at a rail for long enough.
@@ -74,7 +75,16 @@ mod tests {
         assert!(seen(&railed(7000..7400, 0..LEADS)));
         assert!(!seen(&railed(7500..7900, 0..LEADS)), "after the window");
         assert!(!seen(&railed(100..120, 0..LEADS)), "40 ms");
-        assert!(!seen(&railed(100..500, 0..11)), "V6 goes on");
+        let without_v6 = railed(100..500, 0..11);
+        assert!(!seen(&without_v6), "V6 goes on");
+        let mut off = without_v6;
+        off.lead_off[11] = true;
+        assert!(seen(&off), "V6 is off");
+        let mut apart = railed(100..300, 0..6);
+        apart.samples_uv[6..]
+            .iter_mut()
+            .for_each(|lead| lead[290..500].fill(-5000.0));
+        assert!(!seen(&apart), "20 ms at once");
         // leads that a device derives are no rail: III of two that are
         let mut derived = railed(100..500, 0..LEADS);
         derived.samples_uv[2][100..500].fill(0.0);

@@ -17,6 +17,9 @@ const POINTS: usize = 61;
 /// Stream time after which a label is doubted, seconds; shorter than the context after a window, so that no window
 /// closes on a label that is 5 % or more wrong.
 const DOUBT_S: f64 = 4.0;
+/// Stream time after which a label that was doubted and has been right since is believed again, however small the error was, seconds:
+/// 1.5 % show within it, and a step of the clock behind a long gap, which looks like a smaller error, costs no more.
+const FORGIVEN_S: f64 = 25.0;
 /// Part by which the measured rate may differ from the label (ecg-practice 7.1, fault 27).
 const RATE_TOLERANCE: f64 = 0.01;
 /// Jitter of the device's time stamps over the whole distance, seconds.
@@ -76,7 +79,7 @@ pub(super) struct DeviceClock {
     /// At least a second apart, oldest first, all since the last jump.
     points: VecDeque<Point>,
     last: Option<Point>,
-    /// The rate by which the label was found wrong; it has not been right since for as long as such an error takes to show.
+    /// The rate by which the label was found wrong; it has not been right since for as long as such an error takes to show, or [`FORGIVEN_S`].
     doubted: Option<f64>,
     /// Packets in a row that speak against the label.
     wrong: u32,
@@ -120,10 +123,10 @@ impl DeviceClock {
         }
     }
 
-    /// Whether the label is right by the points that are far enough back: the rate if it is not, nothing when there is no
-    /// such point.
+    /// Whether the label is right by the points that are far enough back: the rate if it is not, by the nearest that says so, for a
+    /// step of the clock looks the larger the nearer it is; nothing when there is no such point.
     fn verdict(&self, point: Point, rate_hz: f64) -> Option<Option<f64>> {
-        let points = self.points.iter();
+        let points = self.points.iter().rev();
         let distances = points.map(|&p| (p.samples_to(point, rate_hz), p.seconds_to(point)));
         let mut long = distances.filter(|(told, _)| *told >= DOUBT_S).peekable();
         long.peek()?;
@@ -131,13 +134,13 @@ impl DeviceClock {
         Some(wrong.map(|(told, took)| told * rate_hz / took))
     }
 
-    /// Whether samples taken at `measured_hz` since the oldest point would have spoken against the label by now.
+    /// Whether samples taken at `measured_hz` since the oldest point would have spoken against the label by now, if ever.
     fn would_show(&self, measured_hz: f64, point: Point, rate_hz: f64) -> bool {
         let told = self
             .points
             .front()
             .map_or(0.0, |first| first.samples_to(point, rate_hz));
-        is_wrong(told, told * rate_hz / measured_hz)
+        told >= FORGIVEN_S || is_wrong(told, told * rate_hz / measured_hz)
     }
 
     /// Whether a sample was taken at another time than its index says, by the newest packet before; `None` without a clock.
@@ -176,7 +179,7 @@ fn is_wrong(told: f64, took: f64) -> bool {
 
 /// True when the device's clock tells another rate of packets, in the order of their samples, than their label: by least squares, so
 /// it sees over one context what [`DeviceClock`] believes after a minute. False where one has no time, the clock jumped between two,
-/// or they lie too close together.
+/// or the first and the last begin less than [`RATE_S`] apart.
 pub(super) fn is_another_rate(packets: &[Point], rate_hz: f64) -> bool {
     let (Some(&first), Some(&last)) = (packets.first(), packets.last()) else {
         return false;
@@ -289,7 +292,32 @@ mod tests {
         assert!(seen[first..].iter().all(|seen| matches!(seen, Observed::Rate(_))));
         let turn = 60_000.0 * 2030.0;
         let seen = run(&mut clock, 60_000..85_000, |at| turn + (at - 60_000) as f64 * 2000.0);
-        assert_eq!(seen.last(), Some(&Observed::Steady), "right for 50 s");
+        let forgiven = seen.iter().position(|seen| *seen == Observed::Steady).unwrap();
+        assert!(forgiven <= 90, "1.5 % show after 20 s: {forgiven}");
+        assert!(seen[forgiven..].iter().all(|seen| *seen == Observed::Steady));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_by_less_than_a_jump_costs_seconds_at_most_26_of_them_behind_a_gap() {
+        for (gap_s, step_s, refused_max) in [
+            (0, 0.2, 20),
+            (0, 0.3, 20),
+            (0, 0.7, 20),
+            (0, -1.0, 20),
+            (30, 0.9, 30),
+            (120, 1.35, 105),
+            (300, 3.4, 105),
+        ] {
+            let mut clock = DeviceClock::default();
+            run(&mut clock, 0..45_000, |at| at as f64 * 2000.0);
+            let from = 45_000 + gap_s * 500;
+            let seen = run(&mut clock, from..from + 60_000, |at| at as f64 * 2000.0 + step_s * 1e6);
+            let refused = seen.iter().filter(|seen| matches!(seen, Observed::Rate(_))).count();
+            assert!(
+                refused <= refused_max && seen.last() == Some(&Observed::Steady),
+                "{step_s} s behind {gap_s} s: {refused} packets of 250 ms refused"
+            );
+        }
     }
 
     /// Points of 125 samples from 0 to `end`, with the device's time of each.

@@ -235,10 +235,11 @@ impl Store {
         self.held(lead, range).map(of_block).fold(0, |all, flags| all | flags)
     }
 
-    /// Where all of `leads` that are there have this flag at once, as places in the range.
+    /// Where all of `leads` that are there and on have this flag at once, as places in the range.
     pub(super) fn at_once(&self, leads: &[usize], range: Range<i64>, flag: u8) -> Stretches {
         let flags = |lead: usize| self.flags(lead, range.clone());
-        let there = || leads.iter().copied().filter(|&lead| flags(lead) & PRESENT != 0);
+        let is_on = |lead: usize| flags(lead) & (PRESENT | LEAD_OFF) == PRESENT;
+        let there = || leads.iter().copied().filter(|&lead| is_on(lead));
         if there().any(|lead| flags(lead) & flag == 0) {
             return Stretches::new();
         }
