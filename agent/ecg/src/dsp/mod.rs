@@ -80,6 +80,15 @@ impl DspConfig {
     pub fn chain_name(&self) -> String {
         format!("{CHAIN}/{CHAIN_VERSION}")
     }
+
+    /// What passes, with a notch where there is a line to take out.
+    pub fn band(&self, notch_hz: Option<f64>) -> Band {
+        Band {
+            high_pass_hz: self.high_pass_hz,
+            low_pass_hz: self.low_pass_hz,
+            notch_hz,
+        }
+    }
 }
 
 /// Runs the whole chain on one window.
@@ -208,11 +217,7 @@ fn probe_for(probes: &mut Vec<Probe>, mains_hz: &[f64]) {
 
 /// The plan of the configured band with this notch; at most one a notch is kept.
 fn plan_for<'a>(plans: &'a mut Vec<Plan>, config: &DspConfig, notch_hz: Option<f64>) -> &'a Plan {
-    let band = Band {
-        high_pass_hz: config.high_pass_hz,
-        low_pass_hz: config.low_pass_hz,
-        notch_hz,
-    };
+    let band = config.band(notch_hz);
     let at = plans.iter().position(|plan| *plan.band() == band).unwrap_or_else(|| {
         plans.retain(|plan| plan.band().notch_hz != notch_hz);
         plans.push(Plan::new(band));
@@ -237,10 +242,7 @@ fn unbroken(context: &Context, repairs: &repair::Repairs, config: &DspConfig) ->
 /// True where the device's own samples stay at a rail; its value, unlike its shape, comes through resampling.
 fn is_at_rail(context: &Context, lead: usize, limits: &quality::Limits) -> bool {
     let window = context.before..context.before + SEGMENT_SAMPLES;
-    stretch::within(&context.at_rail[lead], &window).any(|at| {
-        let middle = raw(context, lead).get(at.start + at.len() / 2);
-        at.len() >= limits.saturated_run_min && middle.is_some_and(|uv| uv.abs() >= 0.999 * limits.saturated_uv_min)
-    })
+    stretch::within(&context.at_rail[lead], &window).any(|at| shock::stays_at_rail(raw(context, lead), &at, limits))
 }
 
 /// Frames that are brought to lead-major order at a time.

@@ -76,16 +76,10 @@ pub fn frames(context: &Context, config: &DspConfig, scratch: &mut Scratch, fram
             repairs.drawn[lead] += drawn as u32;
         }
     }
-    if plain.contains(&false) {
-        let of = |lead: usize| match &scratch.leads[lead][..] {
-            [] => given(lead),
-            mended => mended,
-        };
-        transpose(
-            &std::array::from_fn(of),
-            config.spike_uv_min,
-            &mut frames[first..first + length],
-        );
+    for (lead, mended) in scratch.leads.iter().enumerate() {
+        for (frame, v) in frames[first..first + length].iter_mut().zip(mended) {
+            frame[lead] = *v;
+        }
     }
     reflect(frames, first, first + length);
     repairs

@@ -3,6 +3,8 @@
 //! Place: on the context's samples as they came. Invariant: a shock in the 5 s before a window, or in it, rejects it, for amplifiers
 //! take up to 5 s to settle (ecg-practice 7.1, fault 9); 5 s are what a context has before its window, so this is a function of it.
 
+use std::ops::Range;
+
 use super::quality::{Limits, extremes};
 use super::reversal;
 use crate::SEGMENT_SAMPLES;
@@ -30,20 +32,28 @@ pub fn is_seen(context: &Context, limits: &Limits) -> bool {
     stretch::within(&common, &seen).any(|at| at.len() >= limits.saturated_run_min)
 }
 
-/// Where a lead stays at a rail for long enough.
+/// Where a lead stays at a rail.
 fn at_rail(context: &Context, lead: usize, limits: &Limits) -> Stretches {
     let samples = &context.samples_uv[lead];
-    let is_rail = |uv: f32| uv.abs() >= 0.999 * limits.saturated_uv_min;
     // most contexts come near no rail
     let (low, high) = extremes(samples);
-    if !is_rail(low) && !is_rail(high) {
+    if !is_rail(low, limits) && !is_rail(high, limits) {
         return Stretches::new();
     }
     let own = stretch::at_rail(samples);
     let found = stretch::union(&own, &context.at_rail[lead]).into_iter();
-    let long = found.filter(|at| at.len() >= limits.saturated_run_min);
-    long.filter(|at| samples.get(at.start + at.len() / 2).is_some_and(|&uv| is_rail(uv)))
-        .collect()
+    found.filter(|at| stays_at_rail(samples, at, limits)).collect()
+}
+
+/// True where a lead stays at a rail over this stretch of its samples, for long enough.
+pub(super) fn stays_at_rail(samples: &[f32], at: &Range<usize>, limits: &Limits) -> bool {
+    let middle = samples.get(at.start + at.len() / 2);
+    at.len() >= limits.saturated_run_min && middle.is_some_and(|&uv| is_rail(uv, limits))
+}
+
+/// A rail's magnitude, of which resampling leaves all but a thousandth.
+fn is_rail(uv: f32, limits: &Limits) -> bool {
+    uv.abs() >= 0.999 * limits.saturated_uv_min
 }
 
 #[cfg(test)]

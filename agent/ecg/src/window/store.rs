@@ -237,10 +237,11 @@ impl Store {
 
     /// Where all of `leads` that are there and on have this flag at once, as places in the range.
     pub(super) fn at_once(&self, leads: &[usize], range: Range<i64>, flag: u8) -> Stretches {
-        let flags = |lead: usize| self.flags(lead, range.clone());
-        let is_on = |lead: usize| flags(lead) & (PRESENT | LEAD_OFF) == PRESENT;
-        let there = || leads.iter().copied().filter(|&lead| is_on(lead));
-        if there().any(|lead| flags(lead) & flag == 0) {
+        let flags = leads.iter().map(|&lead| (lead, self.flags(lead, range.clone())));
+        let on: Vec<_> = flags
+            .filter(|(_, flags)| flags & (PRESENT | LEAD_OFF) == PRESENT)
+            .collect();
+        if on.iter().any(|(_, flags)| flags & flag == 0) {
             return Stretches::new();
         }
         let of_lead = |lead: usize| {
@@ -254,8 +255,8 @@ impl Store {
             }
             stretch::of(&flagged)
         };
-        there()
-            .map(of_lead)
+        on.into_iter()
+            .map(|(lead, _)| of_lead(lead))
             .reduce(|a, b| stretch::both(&a, &b))
             .unwrap_or_default()
     }

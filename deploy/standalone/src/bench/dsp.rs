@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use ecg::dsp::filter::{self, Band, Plan};
+use ecg::dsp::filter::{self, Plan};
 use ecg::dsp::{DspConfig, analyse, repair};
 use ecg::window::Context;
 use ecg::{CONTEXT_SAMPLES, SEGMENT_SAMPLES};
@@ -79,11 +79,7 @@ fn measure(contexts: &[Context], length: Duration) -> Figures {
     let whole = repeat(contexts, length, |context| {
         std::hint::black_box(analyse(context, &config));
     });
-    let plan = Plan::new(Band {
-        high_pass_hz: config.high_pass_hz,
-        low_pass_hz: config.low_pass_hz,
-        notch_hz: None,
-    });
+    let plan = Plan::new(config.band(None));
     let (mut scratch, mut frames, mut filtered) = (repair::Scratch::default(), Vec::new(), Vec::new());
     let filters = repeat(contexts, length / FILTERS_SHARE, |context| {
         repair::frames(context, &config, &mut scratch, &mut frames);
